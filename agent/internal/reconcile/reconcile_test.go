@@ -1,0 +1,167 @@
+package reconcile
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+// apply does to a modelled board what an executor does to a real one. world says what each release holds.
+func apply(t *testing.T, o *Observed, world map[string]Release, s Step) {
+	t.Helper()
+	switch s.Kind {
+	case FetchRelease:
+		o.Releases[s.Release] = world[s.Release]
+	case FetchComponent:
+		o.Content[s.Content.Digest] = true
+	case Prepare:
+		if !o.Content[s.Content.Digest] {
+			t.Fatalf("prepare %s: its bytes are not on the board", s.Content.Digest)
+		}
+		o.Prepared[s.Content.Digest] = true
+	case Activate:
+		for _, c := range o.Releases[s.Release].Components {
+			if !o.Prepared[c.Digest] {
+				t.Fatalf("activate %s: component %s is not prepared", s.Release, c.Digest)
+			}
+		}
+		if old, ok := o.Running[s.Application]; ok {
+			o.Previous[s.Application] = old
+		}
+		o.Running[s.Application] = s.Release
+	case Retire:
+		delete(o.Running, s.Application)
+		delete(o.Previous, s.Application)
+	case Sweep:
+		for _, d := range s.Drop {
+			delete(o.Content, d)
+			delete(o.Prepared, d)
+			delete(o.Releases, d)
+		}
+	}
+}
+
+func empty() Observed {
+	return Observed{Running: map[string]string{}, Previous: map[string]string{}, Releases: map[string]Release{},
+		Content: map[string]bool{}, Prepared: map[string]bool{}, Failed: map[string]Failure{}}
+}
+
+func settle(t *testing.T, o *Observed, world map[string]Release, d Desired) []Kind {
+	t.Helper()
+	var kinds []Kind
+	for range 1000 {
+		s, ok := Next(*o, d, now)
+		if !ok {
+			return kinds
+		}
+		kinds = append(kinds, s.Kind)
+		apply(t, o, world, s)
+	}
+	t.Fatal("the plan never ends")
+	return nil
+}
+
+func TestInstallTakesItsStepsInOrder(t *testing.T) {
+	world := map[string]Release{"r1": {Application: "a", Components: []Content{{"c1", 1}, {"c2", 2}}}}
+	o := empty()
+	got := settle(t, &o, world, Desired{1, map[string]string{"a": "r1"}})
+	want := []Kind{FetchRelease, FetchComponent, FetchComponent, Prepare, Prepare, Activate}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("steps %v, want %v", got, want)
+	}
+}
+
+func TestAnUpdateKeepsThePreviousReleaseAndDropsTheOneBefore(t *testing.T) {
+	world := map[string]Release{}
+	for i := 1; i <= 3; i++ {
+		world[fmt.Sprint("r", i)] = Release{Application: "a", Components: []Content{{fmt.Sprint("c", i), 1}}}
+	}
+	o := empty()
+	for i := 1; i <= 3; i++ {
+		settle(t, &o, world, Desired{uint64(i), map[string]string{"a": fmt.Sprint("r", i)}})
+	}
+	if o.Running["a"] != "r3" || o.Previous["a"] != "r2" {
+		t.Errorf("running %s, previous %s", o.Running["a"], o.Previous["a"])
+	}
+	if o.Content["c1"] || !o.Content["c2"] || !o.Content["c3"] {
+		t.Errorf("content kept: %v", o.Content)
+	}
+}
+
+func TestAFailedReleaseRestsAndHoldsUpNoOther(t *testing.T) {
+	world := map[string]Release{"r1": {Components: []Content{{"c1", 1}}}, "r2": {Components: []Content{{"c2", 1}}}}
+	o := empty()
+	d := Desired{7, map[string]string{"a": "r1", "b": "r2"}}
+	o.Failed["r1"] = Failure{Generation: 7, Retry: now.Add(time.Minute)}
+	settle(t, &o, world, d)
+	if o.Running["b"] != "r2" || o.Running["a"] != "" {
+		t.Errorf("running %v", o.Running)
+	}
+	if at := Wake(o, d); !at.Equal(now.Add(time.Minute)) {
+		t.Errorf("wakes at %v", at)
+	}
+	d.Generation = 8
+	settle(t, &o, world, d)
+	if o.Running["a"] != "r1" {
+		t.Error("a new generation does not retry at once")
+	}
+}
+
+func TestNothingIsSweptWhileAWantedManifestIsUnknown(t *testing.T) {
+	o := empty()
+	o.Content["c1"] = true
+	d := Desired{1, map[string]string{"a": "r1"}}
+	o.Failed["r1"] = Failure{Generation: 1, Retry: now.Add(time.Hour)}
+	if s, ok := Next(o, d, now); ok {
+		t.Errorf("step %v", s)
+	}
+}
+
+// The law of the planner: its steps lead from any board to the desired one, and then there are none.
+func TestAnyBoardReachesWhatIsDesired(t *testing.T) {
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		world := map[string]Release{}
+		for i := range 8 {
+			var c []Content
+			for range 1 + r.IntN(3) {
+				c = append(c, Content{fmt.Sprint("c", r.IntN(6)), 1})
+			}
+			world[fmt.Sprint("r", i)] = Release{Application: fmt.Sprint("a", i%3), Components: c}
+		}
+		o := empty()
+		for step := range 4 {
+			d := Desired{uint64(step), map[string]string{}}
+			for i := range 3 {
+				if r.IntN(3) > 0 {
+					d.Apps[fmt.Sprint("a", i)] = fmt.Sprint("r", i+3*r.IntN(2))
+				}
+			}
+			for range r.IntN(5) { // a crash after any number of steps changes nothing about where it ends
+				if s, ok := Next(o, d, now); ok {
+					apply(t, &o, world, s)
+				}
+			}
+			settle(t, &o, world, d)
+			if !maps.Equal(o.Running, d.Apps) {
+				t.Fatalf("seed %d: running %v, desired %v", seed, o.Running, d.Apps)
+			}
+		}
+	}
+}
+
+func TestBackoffGrowsToItsBoundAndIsSpread(t *testing.T) {
+	for _, c := range []struct {
+		n      int
+		jitter float64
+		want   time.Duration
+	}{{1, 0, 2500 * time.Millisecond}, {1, 0.999, 4997500 * time.Microsecond}, {4, 0, 20 * time.Second}, {50, 0, 5 * time.Minute}} {
+		if got := Backoff(c.n, c.jitter); got != c.want {
+			t.Errorf("backoff(%d, %v) = %v, want %v", c.n, c.jitter, got, c.want)
+		}
+	}
+}
