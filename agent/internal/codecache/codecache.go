@@ -1,0 +1,179 @@
+// Package codecache keeps compiled components in files, so that code is mapped rather than compiled. An entry is keyed by the
+// component's digest and by everything its code depends on (engine version, target, settings). Native code is never
+// accepted from anyone: the cache holds only what this board compiled, and an entry that changed since is compiled again.
+package codecache
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"dunlin.dev/dunlin/agent/internal/engine"
+)
+
+// Cache of compiled components in one directory. Safe for concurrent use.
+type Cache struct {
+	dir    string
+	engine *engine.Engine
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	verified map[string]bool // files whose checksum was right since this process started
+}
+
+// Open the cache in dir, which is made when absent. Entries of other engines and unfinished writes are removed.
+func Open(dir string, e *engine.Engine, log *slog.Logger) (*Cache, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open code cache: %w", err)
+	}
+	c := &Cache{dir: dir, engine: e, log: log, verified: map[string]bool{}}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open code cache: %w", err)
+	}
+	for _, f := range entries {
+		name := strings.TrimSuffix(f.Name(), ".sum")
+		if !strings.HasSuffix(name, "-"+e.CacheKey()) {
+			if err := os.RemoveAll(filepath.Join(dir, f.Name())); err != nil {
+				return nil, fmt.Errorf("clean code cache: %w", err)
+			}
+		}
+	}
+	return c, nil
+}
+
+func (c *Cache) path(digest string) string {
+	return filepath.Join(c.dir, strings.ReplaceAll(digest, ":", "-")+"-"+c.engine.CacheKey())
+}
+
+// Has reports whether there is an entry for a component; Load may still find it damaged.
+func (c *Cache) Has(digest string) bool {
+	_, err := os.Stat(c.path(digest) + ".sum")
+	return err == nil
+}
+
+// Load maps a component's code, compiling it first when there is no sound entry. wasm gives the component's bytes.
+// Errors are wasm's, a *engine.CompileError, or the file system's.
+func (c *Cache) Load(digest string, wasm func() ([]byte, error)) (*engine.Component, error) {
+	path := c.path(digest)
+	err := c.verify(path)
+	if err == nil {
+		comp, loadErr := c.engine.Load(path)
+		if loadErr == nil {
+			return comp, nil
+		}
+		err = loadErr
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		c.log.Warn("compiled code is damaged and is compiled again", "component", digest, "cause", err)
+	}
+	if err := c.compile(digest, path, wasm); err != nil {
+		return nil, err
+	}
+	return c.engine.Load(path)
+}
+
+// Drop removes a component's entry.
+func (c *Cache) Drop(digest string) error {
+	path := c.path(digest)
+	c.mu.Lock()
+	delete(c.verified, path)
+	c.mu.Unlock()
+	for _, f := range []string{path + ".sum", path} {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("drop compiled code: %w", err)
+		}
+	}
+	return nil
+}
+
+// verify compares the file with its checksum, once a process: hashing a 46 MB entry on each cold start would cost more than
+// the mapping saves.
+func (c *Cache) verify(path string) error {
+	c.mu.Lock()
+	done := c.verified[path]
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
+	want, err := os.ReadFile(path + ".sum")
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != string(want) {
+		return fmt.Errorf("verify compiled code: checksum is %.12s, want %.12s", got, want)
+	}
+	c.markVerified(path)
+	return nil
+}
+
+func (c *Cache) markVerified(path string) {
+	c.mu.Lock()
+	c.verified[path] = true
+	c.mu.Unlock()
+}
+
+func (c *Cache) compile(digest, path string, wasm func() ([]byte, error)) error {
+	bytes, err := wasm()
+	if err != nil {
+		return fmt.Errorf("compile component %s: %w", digest, err)
+	}
+	comp, err := c.engine.Compile(bytes)
+	if err != nil {
+		return fmt.Errorf("compile component %s: %w", digest, err)
+	}
+	defer comp.Close()
+	code, err := comp.Serialize()
+	if err != nil {
+		return fmt.Errorf("serialise component %s: %w", digest, err)
+	}
+	sum := sha256.Sum256(code)
+	// The checksum is written last: an entry without one does not exist.
+	if err := writeAtomic(path, code); err != nil {
+		return err
+	}
+	if err := writeAtomic(path+".sum", []byte(hex.EncodeToString(sum[:]))); err != nil {
+		return err
+	}
+	c.markVerified(path)
+	return nil
+}
+
+func writeAtomic(path string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "writing-")
+	if err != nil {
+		return fmt.Errorf("write compiled code: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if closeErr := tmp.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write compiled code: %w", err)
+	}
+	return nil
+}
