@@ -1,0 +1,109 @@
+package mqttconn
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+)
+
+type bytesConn struct {
+	net.Conn
+	r      io.Reader
+	closed bool
+}
+
+func (c *bytesConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+func (c *bytesConn) Close() error               { c.closed = true; return nil }
+
+func publish(n int) []byte {
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.TopicName, p.Payload = "t", make([]byte, n)
+	var b bytes.Buffer
+	if err := p.Write(&b); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+func TestPacketsWithinTheLimitPassInAnyPieces(t *testing.T) {
+	stream := bytes.Join([][]byte{publish(0), {0xd0, 0}, publish(200), publish(1000), {0xd0, 0}, publish(127)}, nil)
+	for name, r := range map[string]io.Reader{"whole": bytes.NewReader(stream), "byte by byte": iotest.OneByteReader(bytes.NewReader(stream)),
+		"halves": iotest.HalfReader(bytes.NewReader(stream))} {
+		got, err := io.ReadAll(Guard(&bytesConn{r: r}, 1100))
+		if err != nil || !bytes.Equal(got, stream) {
+			t.Errorf("%s: %d bytes, %v; want %d", name, len(got), err, len(stream))
+		}
+	}
+}
+
+func TestAClaimOverTheLimitEndsTheConnection(t *testing.T) {
+	for name, claim := range map[string][]byte{"256 MiB": {0x30, 0xff, 0xff, 0xff, 0x7f}, "five length bytes": {0x30, 0x80, 0x80, 0x80, 0x80, 1}} {
+		for _, one := range []bool{false, true} {
+			conn := &bytesConn{r: bytes.NewReader(append(publish(10), claim...))}
+			if one {
+				conn.r = iotest.OneByteReader(conn.r)
+			}
+			g := Guard(conn, 1<<20)
+			_, err := io.ReadAll(g)
+			var large *PacketTooLarge
+			if !errors.As(err, &large) || !conn.closed {
+				t.Errorf("%s: error %v, closed %v", name, err, conn.closed)
+			}
+			if _, again := g.Read(make([]byte, 1)); !errors.As(again, &large) {
+				t.Errorf("%s: a later read gives %v", name, again)
+			}
+		}
+	}
+}
+
+func TestABrokerCannotCostMemoryWithFiveBytes(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = packets.ReadPacket(conn)
+		_, _ = conn.Write([]byte{0x20, 2, 0, 0, 0x30, 0xff, 0xff, 0xff, 0x7f})
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	lost := make(chan error, 1)
+	o := mqtt.NewClientOptions().AddBroker("mqtt://" + l.Addr().String()).SetAutoReconnect(false).SetCustomOpenConnectionFn(Opener(1 << 20)).
+		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
+	c := mqtt.NewClient(o)
+	if tok := c.Connect(); !tok.WaitTimeout(10 * time.Second) {
+		t.Fatal("no connection")
+	}
+	select {
+	case <-lost:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the connection was not ended")
+	}
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<20 {
+		t.Errorf("allocated %d MiB", grown>>20)
+	}
+}
+
+func TestReconnectsAreBoundedAndSpread(t *testing.T) {
+	for n := range 100 {
+		low, high := Backoff(n, 0), Backoff(n, 0.999)
+		if low < 500*time.Millisecond || high > 2*time.Minute || high-low < low/2 {
+			t.Errorf("backoff(%d) = %v to %v", n, low, high)
+		}
+	}
+}
