@@ -1,0 +1,61 @@
+package trigger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Failure is why a Handler did not handle an event; none of the event's effects happened, unless Reason says otherwise.
+type Failure struct {
+	Event  string // the event's id; log lines about it carry the same
+	Reason Reason
+	Err    error
+}
+
+// Reason sorts failures by what a source does about them.
+type Reason string
+
+// Reasons of a Failure.
+const (
+	Busy        Reason = "busy"          // too many events wait: this one was not tried
+	Closed      Reason = "closed"        // this version takes no more events: ask for the handler again
+	Unavailable Reason = "unavailable"   // the component can't be loaded, or the store can't commit
+	TooLarge    Reason = "payload-limit" // the event or the answer to it
+	TooSlow     Reason = "time-limit"
+	TooBig      Reason = "memory-limit"
+	Trapped     Reason = "trap"
+	Refused     Reason = "error"    // the handler returned an error of its own
+	Conflicted  Reason = "conflict" // with concurrent events, each time that it was tried
+	Canceled    Reason = "canceled" // the client went away, or the agent stops
+)
+
+// Error names the event, so that one line is enough to find the rest in the log.
+func (f *Failure) Error() string { return fmt.Sprintf("handle event %s: %v", f.Event, f.Err) }
+
+// Unwrap gives the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// ReasonOf an error that a Handler returned; Refused for one that is no Failure, "" for nil.
+func ReasonOf(err error) Reason {
+	var f *Failure
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &f):
+		return f.Reason
+	case errors.Is(err, context.Canceled):
+		return Canceled
+	}
+	return Refused
+}
+
+// Guarded calls h, and turns a panic into an error: one handler's bug is one event's failure.
+func Guarded(ctx context.Context, h Handler, e *Event) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("handler panicked: %v", p)
+		}
+	}()
+	return h(ctx, e)
+}
