@@ -1,0 +1,205 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"dunlin.dev/dunlin/fleet/wire"
+	"go.etcd.io/bbolt"
+)
+
+// Device is all that the server knows of one board but whether it is online now.
+type Device struct {
+	Name       string            `json:"name"`
+	FirstSeen  time.Time         `json:"first_seen"`
+	LastSeen   time.Time         `json:"last_seen"`
+	Hello      wire.Hello        `json:"hello"` // newest
+	Reported   *wire.Reported    `json:"reported,omitempty"`
+	Generation uint64            `json:"generation"` // of Envelope; 0 before the first assignment
+	Assigned   map[string]Choice `json:"assigned,omitempty"`
+	Envelope   []byte            `json:"envelope,omitempty"` // signed desired state, as published
+}
+
+// Choice is the release of one application that a device should run, and the rule that said so.
+type Choice struct {
+	wire.Pointer
+	Rule uint64 `json:"rule"`
+}
+
+// Rule assigns a release to every device that its selector matches, now or later.
+type Rule struct {
+	Sequence uint64       `json:"sequence"` // the newest matching rule of an application wins
+	At       time.Time    `json:"at"`
+	Selector Selector     `json:"selector"`
+	Release  wire.Pointer `json:"release"`
+}
+
+// Selector picks devices: exactly one of its fields is set.
+type Selector struct {
+	Device string            `json:"device,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"` // all of them
+	All    bool              `json:"all,omitempty"`
+}
+
+// Devices gives all devices.
+func (s *Store) Devices() (list []Device, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketDevices).ForEach(func(k, v []byte) error {
+			var d Device
+			if err := json.Unmarshal(v, &d); err != nil {
+				return fmt.Errorf("read device %q: %w", k, err)
+			}
+			list = append(list, d)
+			return nil
+		})
+	})
+	return list, err
+}
+
+// PutDevices writes devices, in one transaction. With a rule, the rule too.
+func (s *Store) PutDevices(list []Device, rules ...Rule) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, d := range list {
+			if err := putJSON(tx.Bucket(bucketDevices), []byte(d.Name), d); err != nil {
+				return err
+			}
+		}
+		for _, r := range rules {
+			if err := putJSON(tx.Bucket(bucketRules), number(r.Sequence), r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Rules gives all rules, oldest first.
+func (s *Store) Rules() (list []Rule, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketRules).ForEach(func(k, v []byte) error {
+			var r Rule
+			if err := json.Unmarshal(v, &r); err != nil {
+				return fmt.Errorf("read rule %x: %w", k, err)
+			}
+			list = append(list, r)
+			return nil
+		})
+	})
+	return list, err
+}
+
+// DropRules deletes rules that newer ones made pointless.
+func (s *Store) DropRules(sequences []uint64) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, n := range sequences {
+			if err := tx.Bucket(bucketRules).Delete(number(n)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Offer is how an offer's encoding is found again after a restart.
+type Offer struct {
+	Kind       wire.EncodingKind `json:"kind"`
+	Target     wire.Digest       `json:"target"`
+	Base       wire.Digest       `json:"base"`
+	BlockBytes int               `json:"block_bytes"`
+}
+
+// maxOffers bounds the bucket; ids are digests, so what is dropped is arbitrary, and asked for again at no great cost.
+const maxOffers = 10_000
+
+// PutOffer remembers an offer by its id.
+func (s *Store) PutOffer(id wire.Digest, o Offer) error {
+	return s.db.Batch(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketOffers)
+		if b.Get(id[:]) != nil {
+			return nil
+		}
+		// The bucket's sequence counts its records.
+		if n := b.Sequence(); n < maxOffers {
+			if err := b.SetSequence(n + 1); err != nil {
+				return err
+			}
+		} else if k, _ := b.Cursor().First(); k != nil {
+			if err := b.Delete(k); err != nil {
+				return err
+			}
+		}
+		return putJSON(b, id[:], o)
+	})
+}
+
+// Offer gives an offer by its id.
+func (s *Store) Offer(id wire.Digest) (o Offer, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(bucketOffers).Get(id[:])
+		if v == nil {
+			return fmt.Errorf("offer %s: %w", id.Short(), ErrNotFound)
+		}
+		return json.Unmarshal(v, &o)
+	})
+	return o, err
+}
+
+// Uplink is one message that a board sent up, with the server's number for it.
+type Uplink struct {
+	Sequence uint64    `json:"sequence"`
+	Device   string    `json:"device"`
+	Received time.Time `json:"received"`
+	Data     wire.Data `json:"data"`
+}
+
+// AddUplink keeps a message, unless one of the same device with its id or a higher one came before; then added is
+// false. The oldest go when there are more than limit.
+func (s *Store) AddUplink(u Uplink, limit int) (added bool, err error) {
+	err = s.db.Batch(func(tx *bbolt.Tx) error {
+		added = false
+		seen := tx.Bucket(bucketSeen)
+		if last := seen.Get([]byte(u.Device)); len(last) == 8 && u.Data.ID <= binary.BigEndian.Uint64(last) {
+			return nil
+		}
+		if err := seen.Put([]byte(u.Device), number(u.Data.ID)); err != nil {
+			return err
+		}
+		b := tx.Bucket(bucketData)
+		n, err := b.NextSequence()
+		if err != nil {
+			return err
+		}
+		u.Sequence = n
+		if err := putJSON(b, number(n), u); err != nil {
+			return err
+		}
+		if n > uint64(limit) {
+			if err := b.Delete(number(n - uint64(limit))); err != nil {
+				return err
+			}
+		}
+		added = true
+		return nil
+	})
+	return added, err
+}
+
+// Uplinks gives up to n messages after a sequence number, oldest first; of one device if it is named.
+func (s *Store) Uplinks(after uint64, n int, device string) (list []Uplink, err error) {
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketData).Cursor()
+		for k, v := c.Seek(number(after + 1)); k != nil && len(list) < n; k, v = c.Next() {
+			var u Uplink
+			if err := json.Unmarshal(v, &u); err != nil {
+				return fmt.Errorf("read uplink %x: %w", k, err)
+			}
+			if device == "" || device == u.Device {
+				list = append(list, u)
+			}
+		}
+		return nil
+	})
+	return list, err
+}
