@@ -129,8 +129,14 @@ func (e *encodings) write(path string, kind wire.EncodingKind, target, base wire
 	if err != nil {
 		return err
 	}
-	// No fsync: an encoding that a power cut tears has digests that don't match the offer's, and open() checks the size.
-	return os.Rename(tmp.Name(), path)
+	// A torn encoding would be offered with matching block digests for ever, and fail at the board each time.
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return store.SyncDir(e.dir)
 }
 
 func (e *encodings) writePatch(w io.Writer, target, base wire.Digest) error {
