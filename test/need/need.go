@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 )
 
 // Prefix starts every line about an absent tool.
@@ -15,10 +19,11 @@ const Prefix = "ABSENT: "
 // (which installs all of them) never lacks one silently.
 var packages = map[string]string{
 	"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
-	"dpkg-deb":              "dpkg",
 	"mosquitto":             "mosquitto",
 	"node":                  "nodejs",
 	"qemu-aarch64-static":   "qemu-user-static",
+	"systemd-analyze":       "systemd",
+	"x86_64-linux-gnu-gcc":  "gcc-x86-64-linux-gnu",
 }
 
 // Skipper is the part of *testing.T that Tool uses.
@@ -62,4 +67,38 @@ func note(line string) error {
 		return err
 	}
 	return f.Close()
+}
+
+// Make runs a target of the Makefile: the programs under test are built by the one recipe that there is.
+func Make(target string) error {
+	cmd := exec.Command("make", "--no-print-directory", "-s", "-C", Root(), target)
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "MAKE") || strings.HasPrefix(kv, "MFLAGS") // an outer make's job server isn't ours
+	})
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make %s: %w\n%s", target, err, out)
+	}
+	return nil
+}
+
+// Root is the folder of go.mod, found from where a test runs (its package's folder).
+func Root() string {
+	dir, err := os.Getwd()
+	for ; err == nil; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == "/" {
+			break
+		}
+	}
+	panic("find go.mod: not above the working directory")
+}
+
+// CrossCompiler skips t where there is no C compiler for linux/arch.
+func CrossCompiler(t Skipper, arch, untested string) {
+	if arch == runtime.GOARCH {
+		return
+	}
+	Tool(t, map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[arch]+"-linux-gnu-gcc", untested)
 }

@@ -42,7 +42,7 @@ func TestAPresentToolIsFound(t *testing.T) {
 	}
 }
 
-// CI installs what this list names, so every tool that a test asks for has to be in .ci/run.
+// CI installs what this list names, so every tool that a test asks for has to be in .ci/run. CI is an amd64 machine.
 func TestCIInstallsEveryTool(t *testing.T) {
 	run, err := os.ReadFile("../../.ci/run")
 	if err != nil {
@@ -50,6 +50,9 @@ func TestCIInstallsEveryTool(t *testing.T) {
 	}
 	words := strings.Fields(string(run))
 	for tool, pkg := range packages {
+		if strings.HasPrefix(tool, "x86_64-") {
+			continue
+		}
 		found := false
 		for _, w := range words {
 			found = found || w == pkg

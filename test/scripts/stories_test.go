@@ -39,10 +39,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,15 +66,15 @@ func TestStoriesWithTheAgentOnArm64(t *testing.T) {
 		t.Skip("emulation is slow")
 	}
 	qemu := need.Tool(t, "qemu-aarch64-static", untested)
-	need.Tool(t, "aarch64-linux-gnu-gcc", untested)
+	need.CrossCompiler(t, "arm64", untested)
 	dir, err := programs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := makeTarget("cross-arm64"); err != nil {
+	if err := need.Make("cross-arm64"); err != nil {
 		t.Fatal(err)
 	}
-	agent := filepath.Join(root(), "bin", "linux-arm64", "dunlin-agent")
+	agent := filepath.Join(need.Root(), "bin", "linux-arm64", "dunlin-agent")
 	tell(t, dir, qemu+" -L /usr/aarch64-linux-gnu "+agent, onArm64)
 }
 
@@ -201,29 +199,10 @@ var programs = sync.OnceValues(func() (string, error) {
 	// go test takes a stored result when the files that the test looked at are the same. The programs are built from
 	// sources that the test doesn't look at, so look.
 	for _, dir := range []string{"agent", "fleet", "wit"} {
-		err := filepath.WalkDir(filepath.Join(root(), dir), func(_ string, _ fs.DirEntry, err error) error { return err })
+		err := filepath.WalkDir(filepath.Join(need.Root(), dir), func(_ string, _ fs.DirEntry, err error) error { return err })
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
 	}
-	return filepath.Join(root(), "bin"), makeTarget("build")
+	return filepath.Join(need.Root(), "bin"), need.Make("build")
 })
-
-func makeTarget(target string) error {
-	cmd := exec.Command("make", "--no-print-directory", "-s", "-C", root(), target)
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "MAKE") || strings.HasPrefix(kv, "MFLAGS") // the outer make's job server isn't ours
-	})
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("make %s: %w\n%s", target, err, out)
-	}
-	return nil
-}
-
-func root() string {
-	dir, err := filepath.Abs("../..")
-	if err != nil {
-		panic(err)
-	}
-	return dir
-}
