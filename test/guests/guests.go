@@ -1,0 +1,22 @@
+// Package guests holds components for tests: small ones, committed with their source, their recipe (build.sh) and their
+// digests (SHA256SUMS). Test code only.
+package guests
+
+import _ "embed"
+
+// HelloHTTP answers HTTP: GET / is "Hello World!", POST /echo streams the body back, GET /headers lists the request's
+// headers as "name: value" lines. "The small handler" of all benchmarks.
+//
+//go:embed hello-http/hello-http.wasm
+var HelloHTTP []byte
+
+// HelloCLI is a wasi:cli/run command: it prints "hello from a command", "arg <argument>" and "env <name>=<value>" lines, and
+// fails, with a line on stderr, when an argument is "fail".
+//
+//go:embed hello-cli/hello-cli.wasm
+var HelloCLI []byte
+
+// Sums is the digest list, in sha256sum's form.
+//
+//go:embed SHA256SUMS
+var Sums string
