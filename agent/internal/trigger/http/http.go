@@ -2,22 +2,36 @@
 package http
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
-// Route is one binding. Pattern is an exact path ("/climate"), a prefix ("/climate/..."), and may have single segments
-// that match anything ("/room/:id/climate").
-type Route struct {
-	ID      string
-	Pattern string
-	Handle  trigger.Handler
-}
+// WellKnown is the path under which the agent answers for itself; no route can take it.
+const WellKnown = "/.well-known/dunlin/"
+
+const (
+	headerTimeout = 10 * time.Second // to send a request's header
+	idleTimeout   = 2 * time.Minute  // of a kept-alive connection
+	maxHeader     = 64 << 10
+	maxConns      = 512      // more wait in the kernel's backlog
+	smallBody     = 64 << 10 // read before an instance is made for it, so that a slow sender holds none
+	bodyTimeout   = 10 * time.Second
+	handOvers     = 3 // versions that a request is offered to while an upgrade replaces them
+)
 
 // Config of a Source.
 type Config struct {
@@ -27,23 +41,264 @@ type Config struct {
 	Drain     time.Duration // how long Run waits for requests in flight before it closes them; 0: 10 s
 }
 
-// Source serves HTTP.
-type Source struct{}
+// Source serves HTTP/1.1, and HTTP/2 to clients that start with its preface.
+type Source struct {
+	cfg    Config
+	log    *slog.Logger
+	routes atomic.Pointer[table]
+	ready  chan struct{}
+
+	mu     sync.Mutex
+	addr   net.Addr
+	status trigger.Status
+}
 
 // New makes a source; Run listens.
-func New(cfg Config, log *slog.Logger) *Source { panic("skeleton") }
+func New(cfg Config, log *slog.Logger) *Source {
+	cfg.MaxBody = cmp.Or(cfg.MaxBody, 16<<20)
+	cfg.Drain = cmp.Or(cfg.Drain, 10*time.Second)
+	s := &Source{cfg: cfg, log: log, ready: make(chan struct{})}
+	s.routes.Store(&table{})
+	s.setStatus(trigger.Stopped, "not started")
+	return s
+}
 
-// Set replaces the routes. A request in flight ends on the handler that it began with.
-func (s *Source) Set(routes []Route) error { panic("skeleton") }
+// Set replaces the routes. A request in flight ends on the handler that it began with. Two routes that match the same paths
+// are an error, and nothing changes.
+func (s *Source) Set(routes []Route) error {
+	t, err := newTable(routes)
+	if err != nil {
+		return fmt.Errorf("set routes: %w", err)
+	}
+	s.routes.Store(t)
+	return nil
+}
 
 // Run serves until ctx ends, then waits for requests in flight. It returns an error when it can't listen, and can be run again.
-func (s *Source) Run(ctx context.Context) error { panic("skeleton") }
+func (s *Source) Run(ctx context.Context) error {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Address)
+	if err != nil {
+		err = listenError(s.cfg.Address, err)
+		s.setStatus(trigger.Degraded, err.Error())
+		return err
+	}
+	// Requests outlive ctx: they end by themselves, or when the drain time is over.
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+
+	s.mu.Lock()
+	if s.addr == nil {
+		close(s.ready)
+	}
+	s.addr = l.Addr()
+	s.mu.Unlock()
+	s.setStatus(trigger.Healthy, "")
+
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(newLimited(l, maxConns)) }()
+	select {
+	case err = <-served:
+		s.setStatus(trigger.Degraded, err.Error())
+		return fmt.Errorf("serve http on %s: %w", s.cfg.Address, err)
+	case <-ctx.Done():
+	}
+	s.setStatus(trigger.Stopped, "")
+	drain, stop := context.WithTimeout(requests, s.cfg.Drain)
+	defer stop()
+	if srv.Shutdown(drain) != nil {
+		cancel()
+		return errors.Join(srv.Close(), fmt.Errorf("stop http: requests were still in flight after %s", s.cfg.Drain))
+	}
+	return nil
+}
+
+func listenError(addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listen for http on %s: the address is in use; set listen to another one, or stop the program that has it (ss -ltnp shows it): %w", addr, err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("listen for http on %s: not permitted; set listen to a port above 1023, or grant CAP_NET_BIND_SERVICE: %w", addr, err)
+	}
+	return fmt.Errorf("listen for http on %s: %w", addr, err)
+}
 
 // Ready is closed once the source listens.
-func (s *Source) Ready() <-chan struct{} { panic("skeleton") }
+func (s *Source) Ready() <-chan struct{} { return s.ready }
 
 // Addr is the address that it listens on; nil before Ready.
-func (s *Source) Addr() net.Addr { panic("skeleton") }
+func (s *Source) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
 
 // Status of the source.
-func (s *Source) Status() trigger.Status { panic("skeleton") }
+func (s *Source) Status() trigger.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+func (s *Source) setStatus(h trigger.Health, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status = trigger.Status{Source: string(trigger.KindHTTP), Health: h, Detail: detail}
+}
+
+func (s *Source) serve(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, WellKnown) && s.cfg.WellKnown != nil {
+		s.cfg.WellKnown.ServeHTTP(w, r)
+		return
+	}
+	at := time.Now()
+	route := s.routes.Load().find(r.URL.EscapedPath())
+	if route == nil {
+		http.Error(w, fmt.Sprintf("no route for %s", r.URL.EscapedPath()), http.StatusNotFound)
+		return
+	}
+	if r.ContentLength > s.cfg.MaxBody {
+		http.Error(w, fmt.Sprintf("the body has %d bytes, the limit is %d", r.ContentLength, s.cfg.MaxBody), http.StatusRequestEntityTooLarge)
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
+	if err := readSmall(w, r); err != nil {
+		http.Error(w, "the body did not arrive: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	out := &observed{ResponseWriter: w}
+	var err error
+	for range handOvers {
+		err = trigger.Guarded(r.Context(), route.Handle, &trigger.Event{
+			Kind: trigger.KindHTTP, Trigger: route.ID, At: at,
+			HTTP: &trigger.HTTP{Request: r, Response: out, Route: route.Pattern},
+		})
+		if trigger.ReasonOf(err) != trigger.Closed || out.started {
+			break
+		}
+		if route = s.routes.Load().find(r.URL.EscapedPath()); route == nil {
+			http.Error(w, fmt.Sprintf("no route for %s", r.URL.EscapedPath()), http.StatusNotFound)
+			return
+		}
+	}
+	if err == nil {
+		return
+	}
+	if out.started {
+		panic(http.ErrAbortHandler) // the client must not take what it has for the whole answer
+	}
+	fail(w, err)
+}
+
+// fail answers for a handler that has not.
+func fail(w http.ResponseWriter, err error) {
+	status, text := http.StatusInternalServerError, "the handler failed"
+	var tooLarge *http.MaxBytesError
+	switch trigger.ReasonOf(err) {
+	case trigger.Busy:
+		w.Header().Set("Retry-After", "1")
+		status, text = http.StatusServiceUnavailable, "too many requests wait for this handler"
+	case trigger.Closed, trigger.Unavailable:
+		w.Header().Set("Retry-After", "1")
+		status, text = http.StatusServiceUnavailable, "the handler is not available"
+	case trigger.TooSlow:
+		status, text = http.StatusGatewayTimeout, "the handler ran out of time"
+	case trigger.TooLarge:
+		text = "the answer is over the handler's payload limit"
+		if errors.As(err, &tooLarge) {
+			status, text = http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is over the limit of %d bytes", tooLarge.Limit)
+		}
+	}
+	// The cause stays in the log: it may hold what the client should not see.
+	if f := (*trigger.Failure)(nil); errors.As(err, &f) && f.Event != "" {
+		text += "; the log has more about event " + f.Event
+	}
+	http.Error(w, text, status)
+}
+
+// readSmall reads a body of known small size into memory.
+func readSmall(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength <= 0 || r.ContentLength > smallBody {
+		return nil
+	}
+	deadline := http.NewResponseController(w)
+	if err := deadline.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return err
+	}
+	body := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return deadline.SetReadDeadline(time.Time{})
+}
+
+// observed notes whether a response was begun.
+type observed struct {
+	http.ResponseWriter
+	started bool
+}
+
+func (o *observed) WriteHeader(status int) {
+	o.started = o.started || status >= 200
+	o.ResponseWriter.WriteHeader(status)
+}
+
+func (o *observed) Write(p []byte) (int, error) {
+	o.started = true
+	return o.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (o *observed) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+// limited accepts a connection only while fewer than cap(slots) are open.
+type limited struct {
+	net.Listener
+	slots  chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newLimited(l net.Listener, n int) *limited {
+	return &limited{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+func (l *limited) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type limitedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *limitedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
