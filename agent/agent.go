@@ -1,0 +1,273 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"dunlin.dev/dunlin/agent/internal/codecache"
+	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/agent/internal/host"
+	"dunlin.dev/dunlin/agent/internal/link"
+	"dunlin.dev/dunlin/agent/internal/store"
+	"dunlin.dev/dunlin/agent/internal/trigger"
+	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
+	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
+	timertrigger "dunlin.dev/dunlin/agent/internal/trigger/timer"
+	"dunlin.dev/dunlin/fleet/trust"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// drainTime is how long a version that is replaced, or a source that stops, may finish what it began.
+const drainTime = 10 * time.Second
+
+// Agent is one board's daemon.
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	store  *store.Store
+	engine *engine.Engine
+	host   *host.Host
+	code   *codecache.Cache
+	http   *httptrigger.Source
+	bus    bus
+	timers *timertrigger.Source
+	apps   applications
+
+	link    *link.Link // nil without a fleet, as is manager
+	manager *manager
+	changed chan struct{} // holds one: there is something new to report
+	health  health
+}
+
+// bus is the board's MQTT: its own broker, a client of another, or none.
+type bus interface {
+	Set([]mqtttrigger.Subscription) error
+	Run(context.Context) error
+	Publish(context.Context, mqtttrigger.Message) error
+	Status() trigger.Status
+	Counters() mqtttrigger.Counters
+}
+
+// New wires an agent and restores what it had installed; nothing runs and nothing listens yet. Close what it returns.
+func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: log, changed: make(chan struct{}, 1), apps: applications{all: map[string]*deployment{}}}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if a.store, err = store.Open(cfg.State, log, time.Now); err != nil {
+		return nil, err
+	}
+	if a.engine, err = engine.New(engine.Config{}); err != nil {
+		return nil, err
+	}
+	if a.host, err = host.New(a.engine); err != nil {
+		return nil, err
+	}
+	if a.code, err = codecache.Open(filepath.Join(cfg.State, "code"), a.engine, log); err != nil {
+		return nil, err
+	}
+	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime}, log.With("source", "http"))
+	a.bus = newBus(cfg, log.With("source", "mqtt"))
+	a.timers = timertrigger.New(timertrigger.Config{Trusted: clockSynchronised, Drain: drainTime}, log.With("source", "timer"))
+	if cfg.Fleet == nil {
+		return a, nil
+	}
+	return a, a.join(*cfg.Fleet)
+}
+
+// join adds the fleet's side: what is trusted, what is installed, and the link.
+func (a *Agent) join(f Fleet) error {
+	token, err := os.ReadFile(f.TokenFile)
+	if err != nil {
+		return fmt.Errorf("read join token: %w", err)
+	}
+	g, err := openGuard(a, f)
+	if err != nil {
+		return err
+	}
+	if a.manager, err = newManager(a, g); err != nil {
+		return err
+	}
+	a.link = link.New(link.Config{
+		URL: f.URL, Fleet: f.Name, Device: f.Device, Token: trimmed(token),
+		Hello:     a.hello,
+		OnUp:      func() { a.manager.linkUp(); a.report() },
+		OnDesired: a.manager.offer,
+	}, a.log.With("source", "fleet"))
+	return a.restore(g.state)
+}
+
+// restore deploys what was installed, from the store alone: a start needs no network. A release that can't be deployed is
+// logged and stops no other; the manager tries it again.
+func (a *Agent) restore(s trust.State) error {
+	records, err := a.store.List(installArea)
+	if err != nil {
+		return err
+	}
+	for key := range records {
+		app := key[len(installArea):]
+		rec, _, err := a.installed(app)
+		if err == nil {
+			err = a.redeploy(s, app, rec)
+		}
+		if err != nil {
+			a.log.Error("an installed application does not start", "application", app, "cause", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) redeploy(s trust.State, app string, rec installed) error {
+	rel, err := a.reopen(s, rec.Current)
+	if err != nil {
+		return err
+	}
+	d, err := a.deploy(context.Background(), rel, false)
+	if err != nil {
+		return err
+	}
+	_, err = a.replace(app, d)
+	return err
+}
+
+// reopen gives a stored release that was verified at its install.
+func (a *Agent) reopen(s trust.State, digest string) (trust.Release, error) {
+	manifest, ok, err := a.store.Get(manifestArea + digest)
+	if err == nil && !ok {
+		err = fmt.Errorf("read release %s: it is not on the board", digest)
+	}
+	if err != nil {
+		return trust.Release{}, err
+	}
+	return trust.Reopen(s, manifest)
+}
+
+// Run serves until ctx ends, then lets what it began end. One part's failure stops no other: a port that is taken or a broker
+// that is away makes its source degraded, and it is tried again.
+func (a *Agent) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, s := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"http", a.http.Run}, {"mqtt", a.bus.Run}, {"timer", a.timers.Run}} {
+		group.Go(func() error { return a.keep(ctx, s.name, s.run) })
+	}
+	local, up := make(chan struct{}, 1), make(chan struct{}, 1)
+	group.Go(func() error { return fanOut(ctx, a.store.Notify(), local, up) })
+	group.Go(func() error { return deliver(ctx, a.store, local, isLocal, a.publish, a.log) })
+	if a.link != nil {
+		group.Go(func() error { return deliver(ctx, a.store, up, isUplink, a.uplink, a.log) })
+		group.Go(func() error { return a.link.Run(ctx) })
+		group.Go(func() error { return a.manager.run(ctx) })
+		group.Go(func() error { return a.reporter(ctx) })
+	}
+	group.Go(func() error { return a.watch(ctx) })
+	err := group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil // cancelling is how an agent is stopped
+	}
+	return err
+}
+
+// keep runs a source again and again until ctx ends.
+func (a *Agent) keep(ctx context.Context, name string, run func(context.Context) error) error {
+	for {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.log.Error("a source stopped and is started again in 5s", "source", name, "cause", err)
+		a.report()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+func fanOut(ctx context.Context, from <-chan struct{}, to ...chan struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-from:
+			for _, c := range to {
+				select {
+				case c <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+}
+
+func (a *Agent) publish(ctx context.Context, m store.Message) error {
+	return a.bus.Publish(ctx, mqtttrigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain})
+}
+
+func (a *Agent) uplink(ctx context.Context, m store.Message) error {
+	return a.link.Data(ctx, wire.Data{ID: m.ID, At: a.now().UnixMilli(), Clock: a.clock(), Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
+}
+
+// Close frees everything, the database last. Run has returned by then.
+func (a *Agent) Close() {
+	for _, d := range a.apps.list() {
+		d.close(context.Background())
+	}
+	if a.host != nil {
+		a.host.Close()
+	}
+	if a.engine != nil {
+		a.engine.Close()
+	}
+	if a.store != nil {
+		if err := a.store.Close(); err != nil {
+			a.log.Error("the store did not close", "cause", err)
+		}
+	}
+}
+
+// Addresses that the agent listens on, once it does; empty where it doesn't.
+func (a *Agent) Addresses() (http, broker string) {
+	text := func(addr net.Addr) string {
+		if addr == nil {
+			return ""
+		}
+		return addr.String()
+	}
+	if b, own := a.bus.(*mqtttrigger.Broker); own {
+		broker = text(b.Addr())
+	}
+	return text(a.http.Addr()), broker
+}
+
+// Ready waits until the agent's own listeners listen. A port that is taken does not end the wait with an error at once: the
+// source may yet get it.
+func (a *Agent) Ready(ctx context.Context) error {
+	waits := []<-chan struct{}{a.http.Ready()}
+	if b, own := a.bus.(*mqtttrigger.Broker); own {
+		waits = append(waits, b.Ready())
+	}
+	for _, w := range waits {
+		select {
+		case <-w:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+// Package agent is the daemon on the board: it keeps the releases that the fleet wants installed and runs their handlers
+// on HTTP, MQTT and timer events, with the link up or down. New wires it; Run runs it.
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Config of an agent, as agent.toml has it.
+type Config struct {
+	State  string            `toml:"state"`  // directory of the store and the compiled code; default /var/lib/dunlin
+	Listen string            `toml:"listen"` // address of the HTTP trigger; default :8080; "off" for none
+	Labels map[string]string `toml:"labels"` // what rollouts select this board by
+	Bus    Bus               `toml:"bus"`
+	Fleet  *Fleet            `toml:"fleet"` // nil: no fleet
+
+	Version string    `toml:"-"` // of the program
+	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
+}
+
+// Bus is the board's own MQTT: a broker inside the agent, or one that is there already.
+type Bus struct {
+	Listen string `toml:"listen"` // address of the agent's broker; default 127.0.0.1:1883 where URL is empty; "off" for none
+	URL    string `toml:"url"`    // of an outside broker: mqtt://[user:password@]host[:port] or mqtts://
+}
+
+// Fleet says which fleet the board belongs to and what it trusts.
+type Fleet struct {
+	Name      string `toml:"name"`
+	Device    string `toml:"device"` // default: the host's name
+	URL       string `toml:"url"`    // mqtt://host[:port] of the fleet server
+	Root      string `toml:"root"`   // file: the fleet's root.json, where all trust starts
+	TokenFile string `toml:"token_file"`
+}
+
+// LoadConfig reads and checks a file. Unknown keys are errors with their line and column.
+func LoadConfig(path string) (Config, error) {
+	var cfg Config
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return cfg, fmt.Errorf("read config: %w", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(&cfg); err != nil {
+		return cfg, fmt.Errorf("read config: %w", positioned(path, err))
+	}
+	return cfg, cfg.complete()
+}
+
+func positioned(path string, err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var all []error
+		for _, e := range strict.Errors {
+			row, col := e.Position()
+			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q", path, row, col, strings.Join(e.Key(), ".")))
+		}
+		return errors.Join(all...)
+	}
+	var decode *toml.DecodeError
+	if errors.As(err, &decode) {
+		row, col := decode.Position()
+		return fmt.Errorf("%s:%d:%d: %s", path, row, col, decode.Error())
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// complete fills defaults in and checks what can be checked without touching anything.
+func (c *Config) complete() error {
+	if c.State == "" {
+		c.State = "/var/lib/dunlin"
+	}
+	if c.Listen == "" {
+		c.Listen = ":8080"
+	}
+	if c.Bus.URL != "" && c.Bus.Listen != "" && c.Bus.Listen != "off" {
+		return fmt.Errorf("check config: bus.listen and bus.url exclude each other: the board's bus is one broker")
+	}
+	if c.Bus.URL == "" && c.Bus.Listen == "" {
+		c.Bus.Listen = "127.0.0.1:1883"
+	}
+	if c.Bus.URL != "" {
+		if err := checkBroker("bus.url", c.Bus.URL); err != nil {
+			return err
+		}
+	}
+	f := c.Fleet
+	if f == nil {
+		return nil
+	}
+	if f.Device == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("check config: fleet.device is not set and the host has no name: %w", err)
+		}
+		f.Device = strings.ToLower(host)
+	}
+	for _, field := range [][2]string{{"name", f.Name}, {"url", f.URL}, {"root", f.Root}, {"token_file", f.TokenFile}} {
+		if field[1] == "" {
+			return fmt.Errorf("check config: fleet.%s is not set", field[0])
+		}
+	}
+	return checkBroker("fleet.url", f.URL)
+}
+
+func checkBroker(key, raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || (u.Scheme != "mqtt" && u.Scheme != "mqtts") {
+		return fmt.Errorf("check config: %s is %q, want mqtt://host[:port] or mqtts://host[:port]", key, raw)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"dunlin.dev/dunlin/agent/internal/store"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// Content is where fetched bytes go: finished blobs, and transfers that survive a restart.
+type Content interface {
+	BeginTransfer(target string, meta []byte) error
+	Transfer(target string) (t store.Transfer, ok bool, err error)
+	PutBlocks(target string, blocks map[int][]byte) error
+	TransferReader(target string, blocks int) (io.ReadCloser, error)
+	EndTransfer(target string) error
+	PutBlob(digest string, size int64, r io.Reader) error
+	Blob(digest string) (data []byte, ok bool, err error)
+}
+
+// window is how many blocks one request asks for, and one commit stores: 1 MiB by default, so that a crash costs at most that.
+const window = 16
+
+// Fetch brings a blob of a known digest and size onto the board: as a patch against one of have, or whole, in blocks that are
+// checked one by one and kept, so that it goes on where it stopped after any interruption. progress is told encoded bytes.
+func (l *Link) Fetch(ctx context.Context, to Content, target wire.Digest, size int64, have []wire.Digest, progress func(done, total int64)) error {
+	if err := l.fetch(ctx, to, target, size, have, progress); err != nil {
+		return fmt.Errorf("fetch %s: %w", target.Short(), err)
+	}
+	return nil
+}
+
+func (l *Link) fetch(ctx context.Context, to Content, target wire.Digest, size int64, have []wire.Digest, progress func(done, total int64)) error {
+	for renewed := false; ; renewed = true {
+		offer, blocks, err := l.begin(ctx, to, target, size, have)
+		if err != nil {
+			return err
+		}
+		err = l.pull(ctx, to, offer, blocks, progress)
+		var answer *wire.Error
+		if errors.As(err, &answer) && answer.Code == wire.CodeUnknownEncoding && !renewed {
+			// The fleet forgot the encoding since: what is here of it is of no use any more.
+			if err := to.EndTransfer(target.String()); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := assemble(to, offer); err != nil {
+			// Every block was as offered and the whole is not the target: the offer was wrong. Start over the next time.
+			return errors.Join(err, to.EndTransfer(target.String()))
+		}
+		return to.EndTransfer(target.String())
+	}
+}
+
+// begin goes on with the stored transfer of target, or asks for an offer and stores it.
+func (l *Link) begin(ctx context.Context, to Content, target wire.Digest, size int64, have []wire.Digest) (wire.Offer, *wire.Blocks, error) {
+	stored, ok, err := to.Transfer(target.String())
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	if ok {
+		offer, err := wire.UnmarshalOffer(stored.Meta)
+		if err == nil && offer.Target == target && offer.Size == size {
+			blocks := wire.NewBlocks(uint32(len(offer.Blocks)))
+			for _, i := range stored.Have {
+				blocks.Add(uint32(i))
+			}
+			l.log.Info("a transfer goes on", "target", target.Short(), "encoding", offer.Kind.String(), "blocks", blocks.Have(), "of", blocks.Total())
+			return offer, blocks, nil
+		}
+	}
+	b, err := l.join(ctx, wire.Get{Offer: &wire.OfferRequest{Target: target, Size: size, Have: have, BlockBytes: wire.DefaultBlockBytes}}, wire.FrameOffer, wire.MaxOfferBytes)
+	if err != nil {
+		return wire.Offer{}, nil, fmt.Errorf("ask for an offer: %w", err)
+	}
+	offer, err := wire.UnmarshalOffer(b)
+	if err != nil {
+		return wire.Offer{}, nil, err
+	}
+	if offer.Target != target || offer.Size != size {
+		return wire.Offer{}, nil, fmt.Errorf("check offer: it is for %s of %d bytes, asked for %s of %d", offer.Target.Short(), offer.Size, target.Short(), size)
+	}
+	l.log.Info("a transfer begins", "target", target.Short(), "encoding", offer.Kind.String(), "bytes", offer.Encoded, "of", size)
+	return offer, wire.NewBlocks(uint32(len(offer.Blocks))), to.BeginTransfer(target.String(), b)
+}
+
+// pull fetches the missing blocks, a window at a time.
+func (l *Link) pull(ctx context.Context, to Content, offer wire.Offer, blocks *wire.Blocks, progress func(done, total int64)) error {
+	id := offer.ID()
+	done := func() int64 { return min(int64(blocks.Have())*int64(offer.BlockBytes), offer.Encoded) }
+	progress(done(), offer.Encoded)
+	for stalled := 0; !blocks.Done(); {
+		got, err := l.blocks(ctx, offer, id, blocks.Next(window))
+		if len(got) > 0 {
+			if err := to.PutBlocks(offer.Target.String(), got); err != nil {
+				return err
+			}
+			for i := range got {
+				blocks.Add(uint32(i))
+			}
+			progress(done(), offer.Encoded)
+		}
+		switch {
+		case errors.Is(err, errSilent) && stalled < 3:
+			stalled++ // answers are not acknowledged one by one: what was lost is asked for again
+		case err != nil:
+			return err
+		default:
+			stalled = 0
+		}
+	}
+	return nil
+}
+
+// blocks asks for some ranges, and returns what came that is as offered, together with what ended it early.
+func (l *Link) blocks(ctx context.Context, offer wire.Offer, id wire.Digest, ranges []wire.Range) (map[int][]byte, error) {
+	want := 0
+	for _, r := range ranges {
+		want += int(r.Count)
+	}
+	got := make(map[int][]byte, want)
+	err := l.ask(ctx, wire.Get{Blocks: &wire.BlockRequest{Encoding: id, Ranges: ranges}}, 2*want, func(f wire.Frame) (bool, error) {
+		if _, err := offer.Block(f); err != nil {
+			return false, err
+		}
+		got[int(f.Index)] = f.Body
+		return len(got) == want, nil
+	})
+	return got, err
+}
+
+// assemble decodes the transfer into the target's blob. What comes out is bounded by the signed size and must have the signed
+// digest before anything else looks at it.
+func assemble(to Content, o wire.Offer) error {
+	r, err := to.TransferReader(o.Target.String(), len(o.Blocks))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if o.Kind == wire.EncodingRaw {
+		return to.PutBlob(o.Target.String(), o.Size, r)
+	}
+	// The frame's window may be as large as the target rounded up to a power of two, and no larger.
+	limit := uint64(1 << 20)
+	for limit < uint64(o.Size) {
+		limit <<= 1
+	}
+	opts := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(limit), zstd.WithDecoderMaxMemory(limit), zstd.WithDecoderLowmem(true)}
+	if o.Kind == wire.EncodingZstdPatch {
+		base, ok, err := to.Blob(o.Base.String())
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("apply patch: its base %s is not on the board any more", o.Base.Short())
+		}
+		opts = append(opts, zstd.WithDecoderDictRaw(0, base))
+	}
+	dec, err := zstd.NewReader(r, opts...)
+	if err != nil {
+		return fmt.Errorf("decode %s: %w", o.Kind, err)
+	}
+	defer dec.Close()
+	return to.PutBlob(o.Target.String(), o.Size, io.LimitReader(dec, o.Size+1))
+}

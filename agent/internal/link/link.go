@@ -1,0 +1,225 @@
+// Package link is the board's one MQTT session with its fleet. It speaks fleet/wire only: it says hello, hands on what the
+// fleet desires, reports, and fetches content by digest with resume. It believes nothing: that is package trust's.
+package link
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"dunlin.dev/dunlin/agent/internal/mqttconn"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// Config of a Link. The functions are called on the link's own goroutines and must not block.
+type Config struct {
+	URL    string // mqtt://host[:port]
+	Fleet  string
+	Device string
+	Token  string // the fleet's join token
+
+	Hello     func(session string) wire.Hello // asked for at each connect
+	OnUp      func()                          // connected, subscribed and said hello
+	OnDesired func(envelope []byte)           // a desired envelope arrived: not verified
+}
+
+// ErrDown is returned for what needs a connection while there is none.
+var ErrDown = errors.New("the fleet is not connected")
+
+// Link is a session that comes and goes. Safe for concurrent use.
+type Link struct {
+	cfg Config
+	log *slog.Logger
+
+	mu      sync.Mutex
+	client  mqtt.Client // nil while down
+	session string
+	detail  string // why it is down
+	pending map[uint32]*exchange
+	nextID  uint32
+}
+
+// New makes a Link; Run connects it.
+func New(cfg Config, log *slog.Logger) *Link {
+	return &Link{cfg: cfg, log: log, detail: "not connected yet", pending: map[uint32]*exchange{}}
+}
+
+// Session is the current session's id, and whether the link is up.
+func (l *Link) Session() (id string, up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.session, l.client != nil
+}
+
+// Detail says why the link is down; empty while it is up.
+func (l *Link) Detail() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.detail
+}
+
+// Run keeps the session up until ctx ends, reconnecting with a spread backoff. It returns ctx's error only.
+func (l *Link) Run(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		started := time.Now()
+		err := l.session1(ctx)
+		l.down(err)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// A session that held counts as success: the next loss starts with a short delay again.
+		if time.Since(started) > time.Minute {
+			attempt = 0
+		}
+		delay := mqttconn.Backoff(attempt, mathrand.Float64())
+		l.log.Warn("fleet link is down", "cause", err, "retry_in", delay.Round(time.Millisecond))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+}
+
+// session1 is one connection from its start to its end.
+func (l *Link) session1(ctx context.Context) error {
+	session, err := newSession()
+	if err != nil {
+		return err
+	}
+	lost := make(chan error, 1)
+	will, err := wire.MarshalState(wire.State{Online: false, Session: session})
+	if err != nil {
+		return err
+	}
+	o := mqtt.NewClientOptions().
+		AddBroker(l.cfg.URL).
+		SetClientID(l.cfg.Fleet+"."+l.cfg.Device).
+		SetUsername(l.cfg.Device).SetPassword(l.cfg.Token).
+		SetCleanSession(true). // desired is retained and reports are whole states: nothing is lost with the session
+		SetAutoReconnect(false).
+		SetOrderMatters(false).
+		SetKeepAlive(60*time.Second).SetPingTimeout(20*time.Second).SetWriteTimeout(30*time.Second).SetConnectTimeout(20*time.Second).
+		SetBinaryWill(l.topic(wire.ChannelState), will, 1, true).
+		SetCustomOpenConnectionFn(mqttconn.Opener(wire.MaxMessageBytes + 1<<10)).
+		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
+	c := mqtt.NewClient(o)
+	defer c.Disconnect(250)
+	if err := wait(ctx, c.Connect()); err != nil {
+		return fmt.Errorf("connect %s: %w", l.cfg.URL, err)
+	}
+	filters := map[string]byte{}
+	for _, f := range wire.DeviceFilters(l.cfg.Fleet, l.cfg.Device) {
+		filters[f] = 1
+	}
+	if err := wait(ctx, c.SubscribeMultiple(filters, l.receive)); err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	hello, err := wire.MarshalHello(l.cfg.Hello(session))
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, c.Publish(l.topic(wire.ChannelHello), 1, false, hello)); err != nil {
+		return fmt.Errorf("say hello: %w", err)
+	}
+	online, err := wire.MarshalState(wire.State{Online: true, Session: session})
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, c.Publish(l.topic(wire.ChannelState), 1, true, online)); err != nil {
+		return fmt.Errorf("say online: %w", err)
+	}
+	l.mu.Lock()
+	l.client, l.session, l.detail = c, session, ""
+	l.mu.Unlock()
+	l.log.Info("fleet link is up", "url", l.cfg.URL, "session", session)
+	l.cfg.OnUp()
+	select {
+	case err := <-lost:
+		return fmt.Errorf("connection lost: %w", err)
+	case <-ctx.Done():
+		_ = wait(context.WithoutCancel(ctx), c.Publish(l.topic(wire.ChannelState), 1, true, will))
+		return ctx.Err()
+	}
+}
+
+func (l *Link) topic(ch wire.Channel) string {
+	return wire.Topic{Fleet: l.cfg.Fleet, Device: l.cfg.Device, Channel: ch}.Format()
+}
+
+// down forgets the connection and fails what waits for an answer.
+func (l *Link) down(cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.client = nil
+	if cause != nil {
+		l.detail = cause.Error()
+	}
+	for id, x := range l.pending {
+		x.fail(ErrDown)
+		delete(l.pending, id)
+	}
+}
+
+// receive handles what the fleet sends. It never blocks: paho's reader waits for it.
+func (l *Link) receive(_ mqtt.Client, m mqtt.Message) {
+	t, err := wire.ParseTopic(m.Topic())
+	if err != nil {
+		return
+	}
+	switch t.Channel {
+	case wire.ChannelDesired:
+		if len(m.Payload()) > 0 {
+			l.cfg.OnDesired(m.Payload())
+		}
+	case wire.ChannelBlock:
+		l.answer(m.Payload())
+	}
+}
+
+// Report sends the board's whole state.
+func (l *Link) Report(ctx context.Context, r wire.Reported) error {
+	b, err := wire.MarshalReported(r)
+	if err != nil {
+		return err
+	}
+	return l.publish(ctx, wire.ChannelReported, b)
+}
+
+func (l *Link) publish(ctx context.Context, ch wire.Channel, payload []byte) error {
+	l.mu.Lock()
+	c := l.client
+	l.mu.Unlock()
+	if c == nil {
+		return ErrDown
+	}
+	return wait(ctx, c.Publish(l.topic(ch), 1, false, payload))
+}
+
+// wait for a token, at most 30 s: a broker that accepts and then says nothing must not hold the link for ever.
+func wait(ctx context.Context, tok mqtt.Token) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the broker did not answer in 30s"))
+	defer cancel()
+	select {
+	case <-tok.Done():
+		return tok.Error()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func newSession() (string, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", fmt.Errorf("make session id: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
+}

@@ -1,0 +1,161 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sync/errgroup"
+
+	"dunlin.dev/dunlin/fleet/manifest"
+	"dunlin.dev/dunlin/fleet/trust"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// RunLocal is the local runtime: an agent without a fleet that runs the application of one manifest, and runs it anew when the
+// manifest or a component changes. A change that has a fault is told to onChange, and the version before goes on.
+func RunLocal(ctx context.Context, cfg Config, path string, log *slog.Logger, onStart func(*Agent), onChange func(version string, err error)) error {
+	if cfg.Fleet != nil {
+		return errors.New("run locally: the config names a fleet")
+	}
+	a, err := New(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	files, err := a.runManifest(ctx, path)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error {
+		if err := a.Ready(ctx); err != nil {
+			return err
+		}
+		onStart(a)
+		return follow(ctx, files, func() []string {
+			next, err := a.runManifest(ctx, path)
+			version := ""
+			if running := a.apps.list(); len(running) > 0 {
+				version = running[0].manifest.Version
+			}
+			onChange(version, err)
+			return next
+		})
+	})
+	if err := group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// runManifest makes the application of a manifest serve. It returns the files that it is made of, also with an error.
+func (a *Agent) runManifest(ctx context.Context, path string) (files []string, err error) {
+	files = []string{path}
+	m, err := readManifest(path)
+	if err != nil {
+		return files, err
+	}
+	blobs, bodies := map[string]manifest.Blob{}, map[string][]byte{}
+	for name, c := range m.Components {
+		source := filepath.Join(filepath.Dir(path), c.Source)
+		files = append(files, source)
+		b, err := os.ReadFile(source)
+		if err != nil {
+			return files, fmt.Errorf("read component %q: %w", name, err)
+		}
+		blobs[name], bodies[name] = manifest.Blob{Digest: wire.Sum(b), Size: int64(len(b))}, b
+	}
+	release, err := m.Resolve(blobs)
+	if err != nil {
+		return files, err
+	}
+	canonical, err := wire.MarshalRelease(release)
+	if err != nil {
+		return files, err
+	}
+	rel, err := trust.Unverified(canonical)
+	if err != nil {
+		return files, err
+	}
+	for name, b := range bodies {
+		if err := a.store.PutBlob(blobs[name].Digest.String(), blobs[name].Size, bytes.NewReader(b)); err != nil {
+			return files, err
+		}
+	}
+	// Another application than the last time gives way first: this runtime runs one.
+	for _, d := range a.apps.list() {
+		if d.manifest.Application != release.Application {
+			if err := a.retire(ctx, d.manifest.Application); err != nil {
+				return files, err
+			}
+		}
+	}
+	d, err := a.deploy(ctx, rel, true)
+	if err != nil {
+		return files, err
+	}
+	return files, a.serve(ctx, d)
+}
+
+func readManifest(path string) (*manifest.Manifest, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	return manifest.Parse(path, b)
+}
+
+// follow calls changed after files were written, once a burst of writes is over, and follows the files that it returns.
+// Directories are watched, not files: compilers and editors replace files.
+func follow(ctx context.Context, files []string, changed func() []string) error {
+	const quiet = 50 * time.Millisecond
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch files: %w", err)
+	}
+	defer w.Close()
+	watched := map[string]bool{}
+	watch := func(files []string) error {
+		clear(watched)
+		for _, f := range files {
+			abs, err := filepath.Abs(f)
+			if err != nil {
+				return fmt.Errorf("watch %s: %w", f, err)
+			}
+			watched[abs] = true
+			if err := w.Add(filepath.Dir(abs)); err != nil {
+				return fmt.Errorf("watch %s: %w", f, err)
+			}
+		}
+		return nil
+	}
+	if err := watch(files); err != nil {
+		return err
+	}
+	var settle <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-w.Errors:
+			return fmt.Errorf("watch files: %w", err)
+		case e := <-w.Events:
+			if watched[e.Name] && !e.Has(fsnotify.Chmod) {
+				settle = time.After(quiet)
+			}
+		case <-settle:
+			settle = nil
+			if err := watch(changed()); err != nil {
+				return err
+			}
+		}
+	}
+}

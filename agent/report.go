@@ -1,0 +1,182 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dunlin.dev/dunlin/agent/internal/link"
+	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/trust"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// report makes the reporter send a new report soon.
+func (a *Agent) report() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// reporter sends the board's whole state when it changed, at most five times a second, and every minute while connected.
+func (a *Agent) reporter(ctx context.Context) error {
+	const apart, always = 200 * time.Millisecond, time.Minute
+	for sequence := uint64(1); ; sequence++ {
+		var periodic <-chan time.Time // nothing wakes an agent that has nobody to report to
+		if _, up := a.link.Session(); up {
+			periodic = time.After(always)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.changed:
+		case <-periodic:
+		}
+		session, up := a.link.Session()
+		if !up {
+			continue
+		}
+		if err := a.link.Report(ctx, a.reported(session, sequence)); err != nil && !errors.Is(err, link.ErrDown) && ctx.Err() == nil {
+			a.log.Warn("a report could not be sent", "cause", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(apart):
+		}
+	}
+}
+
+func (a *Agent) hello(session string) wire.Hello {
+	h := wire.Hello{Version: wire.Version, Session: session, Agent: a.cfg.Version, Arch: runtime.GOARCH, Boot: bootID(), Labels: a.cfg.Labels}
+	for _, d := range a.apps.list() {
+		h.Installed = append(h.Installed, wire.Installed{Application: d.manifest.Application, Version: d.manifest.Version, Release: wire.Digest(d.release.Digest())})
+	}
+	return h
+}
+
+func (a *Agent) reported(session string, sequence uint64) wire.Reported {
+	r := wire.Reported{Session: session, Sequence: sequence, At: a.now().UTC(), Clock: a.clock(), Triggers: a.triggers(), Counters: a.counters()}
+	apps := map[string]wire.AppReport{}
+	for _, d := range a.apps.list() {
+		apps[d.manifest.Application] = wire.AppReport{Application: d.manifest.Application, Version: d.manifest.Version,
+			Release: wire.Digest(d.release.Digest()), Phase: wire.PhaseRunning}
+	}
+	a.manager.describe(&r, apps)
+	for _, name := range slices.Sorted(maps.Keys(apps)) {
+		r.Apps = append(r.Apps, apps[name])
+	}
+	return r
+}
+
+// describe adds what the manager knows: what is under way stands over what runs.
+func (m *manager) describe(r *wire.Reported, apps map[string]wire.AppReport) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.Generation = m.desired.Generation
+	r.Refused = m.refused
+	r.Frozen = m.frozen
+	r.Trust = m.versions
+	maps.Copy(apps, m.progress)
+}
+
+// triggers reports each trigger of each application in the health of its source.
+func (a *Agent) triggers() []wire.TriggerReport {
+	var out []wire.TriggerReport
+	add := func(app, id string, s trigger.Status) {
+		status := wire.TriggerServing
+		switch s.Health {
+		case trigger.Degraded:
+			status = wire.TriggerDegraded
+		case trigger.Stopped:
+			status = wire.TriggerStopped
+		}
+		out = append(out, wire.TriggerReport{Application: app, ID: id, Status: status, Detail: wire.Clip(s.Detail)})
+	}
+	http, mqtt, timer := a.http.Status(), a.bus.Status(), a.timers.Status()
+	for _, d := range a.apps.list() {
+		for _, t := range d.manifest.Triggers.HTTP {
+			add(d.manifest.Application, t.ID, http)
+		}
+		for _, t := range d.manifest.Triggers.MQTT {
+			add(d.manifest.Application, t.ID, mqtt)
+		}
+		for _, t := range d.manifest.Triggers.Timer {
+			add(d.manifest.Application, t.ID, timer)
+		}
+	}
+	return out
+}
+
+func (a *Agent) counters() wire.Counters {
+	bus := a.bus.Counters()
+	c := wire.Counters{Retried: bus.Retried, Dropped: bus.Dropped}
+	for _, d := range a.apps.list() {
+		for _, r := range d.runners {
+			n := r.Counters()
+			c.Handled += n.Handled
+			c.Failed += n.Failed
+		}
+	}
+	return c
+}
+
+// now is the wall clock, but never before the newest time that the board has reason to believe has passed.
+func (a *Agent) now() time.Time {
+	now, floor := time.Now(), a.floor()
+	if now.Before(floor) {
+		return floor
+	}
+	return now
+}
+
+func (a *Agent) floor() time.Time {
+	c := trust.Clock{Build: a.cfg.Built}
+	if a.manager != nil {
+		a.manager.mu.Lock()
+		c.Verified = a.manager.issued
+		a.manager.mu.Unlock()
+	}
+	return c.Floor()
+}
+
+func (a *Agent) clock() wire.ClockQuality {
+	switch {
+	case time.Now().Before(a.floor()):
+		return wire.ClockUnsynced
+	case clockSynchronised():
+		return wire.ClockSynced
+	}
+	return wire.ClockEstimated
+}
+
+// clockSynchronised asks the kernel whether something (NTP, PTP, GPS) disciplines the clock: adjtimex(2), STA_UNSYNC.
+func clockSynchronised() bool {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	const timeError = 5 // TIME_ERROR
+	return err == nil && state != timeError && t.Status&unix.STA_UNSYNC == 0
+}
+
+// bootID tells a reconnect from a reboot: proc_sys_kernel(5), random/boot_id.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown"
+	}
+	return trimmed(b)
+}
+
+func trimmed(b []byte) string { return strings.TrimSpace(string(b)) }
+
+func versionsOf(s trust.State) wire.TrustReport {
+	return wire.TrustReport{Root: s.Version(trust.Root), Timestamp: s.Version(trust.Timestamp), Snapshot: s.Version(trust.Snapshot), Targets: s.Version(trust.Targets)}
+}
