@@ -3,7 +3,6 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -269,7 +268,7 @@ func CheckTriggerID(s string) error {
 	if len(s) > MaxTriggerID {
 		return fmt.Errorf("trigger id %.100q is longer than %d bytes", s, MaxTriggerID)
 	}
-	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" || s == "" || s[0] == '-' || s[0] == '.' {
+	if s == "" || s[0] == '-' || s[0] == '.' {
 		return fmt.Errorf("trigger id %q: use lower-case letters, digits, - _ and .", s)
 	}
 	for i := range len(s) {
