@@ -1,0 +1,120 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+)
+
+// Rows of the data bucket. One bucket for all three, because each one more is a page more in every commit:
+//
+//	'k' len(application) application len(store) store key   keyvalue data; lengths are one byte
+//	'o' id                                                   outbox; 8 bytes, big endian
+//	'r' key                                                  records
+//
+// A row's value is the CRC-32C of key and value (4 bytes, little endian), then the value.
+const (
+	kindValue  = 'k'
+	kindOutbox = 'o'
+	kindRecord = 'r'
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func sum(key, value []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+}
+
+func seal(key, value []byte) []byte {
+	out := make([]byte, 4, 4+len(value))
+	binary.LittleEndian.PutUint32(out, sum(key, value))
+	return append(out, value...)
+}
+
+// unseal gives the value inside row, without copying it.
+func unseal(key, row []byte) ([]byte, error) {
+	if len(row) < 4 {
+		return nil, fmt.Errorf("%w: row %q is cut short", ErrDamaged, key)
+	}
+	if binary.LittleEndian.Uint32(row) != sum(key, row[4:]) {
+		return nil, fmt.Errorf("%w: row %q does not match its checksum", ErrDamaged, key)
+	}
+	return row[4:], nil
+}
+
+func valuePrefix(application, store string) []byte {
+	k := make([]byte, 0, 3+len(application)+len(store)+64)
+	k = append(k, kindValue, byte(len(application)))
+	k = append(k, application...)
+	k = append(k, byte(len(store)))
+	return append(k, store...)
+}
+
+func parseValueKey(k []byte) (application, store, key string, err error) {
+	rest := k
+	name := func() string {
+		if err != nil || len(rest) == 0 || int(rest[0]) == 0 || len(rest) < 1+int(rest[0]) {
+			err = fmt.Errorf("%w: keyvalue row %q has a malformed key", ErrDamaged, k)
+			return ""
+		}
+		n := 1 + int(rest[0])
+		s := string(rest[1:n])
+		rest = rest[n:]
+		return s
+	}
+	if len(k) == 0 || k[0] != kindValue {
+		return "", "", "", fmt.Errorf("%w: %q is no keyvalue row", ErrDamaged, k)
+	}
+	rest = rest[1:]
+	application, store = name(), name()
+	if err == nil && len(rest) == 0 {
+		err = fmt.Errorf("%w: keyvalue row %q has an empty key", ErrDamaged, k)
+	}
+	if err != nil {
+		return "", "", "", err
+	}
+	return application, store, string(rest), nil
+}
+
+func outboxKey(id uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{kindOutbox}, id)
+}
+
+// encodeMessage: qos (2 bits) and retain (bit 2) in a byte, the topic's length in two (big endian), topic, payload.
+func encodeMessage(m Message) []byte {
+	out := make([]byte, 0, 3+len(m.Topic)+len(m.Payload))
+	flags := m.QoS
+	if m.Retain {
+		flags |= 4
+	}
+	out = append(out, flags)
+	out = binary.BigEndian.AppendUint16(out, uint16(len(m.Topic)))
+	out = append(out, m.Topic...)
+	return append(out, m.Payload...)
+}
+
+func outboxID(key []byte) (uint64, error) {
+	if len(key) != 9 || key[0] != kindOutbox {
+		return 0, fmt.Errorf("%w: outbox row %q has a malformed key", ErrDamaged, key)
+	}
+	return binary.BigEndian.Uint64(key[1:]), nil
+}
+
+func decodeMessage(key, value []byte) (Message, error) {
+	id, err := outboxID(key)
+	if err != nil {
+		return Message{}, err
+	}
+	m := Message{ID: id}
+	if len(value) < 3 || value[0] > 7 || value[0]&3 == 3 {
+		return Message{}, fmt.Errorf("%w: outbox message %d is malformed", ErrDamaged, m.ID)
+	}
+	n := int(binary.BigEndian.Uint16(value[1:]))
+	if len(value) < 3+n {
+		return Message{}, fmt.Errorf("%w: outbox message %d is cut short", ErrDamaged, m.ID)
+	}
+	m.QoS, m.Retain = value[0]&3, value[0]&4 != 0
+	m.Topic = string(value[3 : 3+n])
+	m.Payload = append([]byte{}, value[3+n:]...)
+	return m, nil
+}

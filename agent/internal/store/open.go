@@ -1,0 +1,333 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	bucketMeta      = []byte("meta")
+	bucketData      = []byte("data")
+	bucketBlobs     = []byte("blobs")
+	bucketStaging   = []byte("staging")
+	bucketTransfers = []byte("transfers")
+	keySchema       = []byte("schema")
+)
+
+// migrations[i] takes a file from schema i to i+1, in one bbolt transaction with the new number. A new file is at 0.
+var migrations = []func(*bolt.Tx) error{
+	func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketData, bucketBlobs, bucketStaging, bucketTransfers} {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+}
+
+const (
+	// The mapping is reserved up front, so that a growing file need not wait for its readers to be mapped again.
+	initialMmap = 1 << 30
+	keepDamaged = 3
+)
+
+// Open the database in dir (made with mode 0700), which one process at a time can hold. A new file is made through a
+// temporary one, fsync and rename, because bbolt's first initialisation doesn't survive a power cut. A damaged file is set
+// aside under store.damaged-<time>.db (the newest three are kept), logged and named by Recovered, and a new one is
+// started. Errors: ErrInUse, ErrNewer (the file is left alone), and those of the file system.
+func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	path := storePath(dir)
+	if err := removeLeftover(path); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	var aside string
+	s, err := openFile(path)
+	if errors.Is(err, ErrDamaged) {
+		if aside, err = setAside(path, log, now(), err); err != nil {
+			return nil, fmt.Errorf("open store %s: %w", dir, err)
+		}
+		err = fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := create(path); err != nil {
+			return nil, fmt.Errorf("create store %s: %w", path, err)
+		}
+		s, err = openFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	s.lock, s.log, s.recovered = lock, log, aside
+	go s.run()
+	return s, nil
+}
+
+// lockDir takes the lock that goes with dir for as long as the file is open, and leaves our process id in it.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "store.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		holder := "another process"
+		b := make([]byte, 32)
+		n, _ := f.ReadAt(b, 0)
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n]))); err == nil {
+			holder = fmt.Sprintf("process %d", pid)
+			if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
+				holder += " (" + strings.TrimSpace(string(comm)) + ")"
+			}
+		}
+		f.Close()
+		return nil, fmt.Errorf("%w by %s, which holds %s: stop it, or choose another directory", ErrInUse, holder, path)
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func temporary(path string) string { return path + ".tmp" }
+
+func removeLeftover(path string) error {
+	if err := os.Remove(temporary(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func create(path string) error {
+	tmp := temporary(path)
+	db, err := bolt.Open(tmp, 0o600, options(nil))
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error { return migrate(tx, 0) })
+	if err == nil {
+		// A second commit, so that neither meta page is bbolt's first one, which names a free list.
+		err = db.Update(func(*bolt.Tx) error { return nil })
+	}
+	if e := db.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = syncPath(tmp)
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncPath(filepath.Dir(path))
+	}
+	if err == nil {
+		err = syncPath(filepath.Dir(filepath.Dir(path))) // dir itself may be new
+	}
+	return err
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// options of every bbolt file. The free list stays in memory: on disk it would be written again in each commit (24 KB after
+// a 12 MB component was dropped), and it is found at open by the walk that verify makes anyway.
+func options(open func(string, int, os.FileMode) (*os.File, error)) *bolt.Options {
+	return &bolt.Options{
+		Timeout:         time.Second,
+		PageSize:        pageSize,
+		NoFreelistSync:  true,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: initialMmap,
+		OpenFile:        open,
+	}
+}
+
+// openFile verifies and opens an existing file, and brings it to the newest schema.
+func openFile(path string) (*Store, error) {
+	torn, err := verifyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		path:        path,
+		pending:     map[string][]*job{},
+		delivered:   map[uint64]struct{}{},
+		wake:        make(chan struct{}, 1),
+		quit:        make(chan struct{}),
+		stopped:     make(chan struct{}),
+		notify:      make(chan struct{}, 1),
+		outboxLimit: MaxOutbox,
+	}
+	err = guard(func() (err error) {
+		s.db, err = bolt.Open(path, 0o600, options(func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag, mode)
+			s.file = f
+			return f, err
+		}))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.prepare(torn); err != nil {
+		s.db.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func verifyFile(path string) (torn bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	return verify(f, info.Size())
+}
+
+// prepare a file whose pages are sound: schema, what an interrupted run left, and the facts held in memory.
+func (s *Store) prepare(torn bool) error {
+	var version uint32
+	err := s.view(func(tx *bolt.Tx) (err error) { version, err = schemaOf(tx); return err })
+	if err != nil {
+		return err
+	}
+	if version > uint32(len(migrations)) {
+		return fmt.Errorf("%w: schema %d, this program knows %d: install the version that wrote it, or a newer one", ErrNewer, version, len(migrations))
+	}
+	if version < uint32(len(migrations)) {
+		if err := s.update(func(tx *bolt.Tx) error { return migrate(tx, version) }); err != nil {
+			return fmt.Errorf("migrate from schema %d: %w", version, err)
+		}
+	}
+	if torn { // the next commit rewrites the meta page that a power cut tore
+		if err := s.update(func(*bolt.Tx) error { return nil }); err != nil {
+			return err
+		}
+	}
+	if err := s.dropStaging(); err != nil {
+		return err
+	}
+	return s.view(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketData, bucketBlobs, bucketStaging, bucketTransfers} {
+			if tx.Bucket(name) == nil {
+				return damaged("bucket %q is missing", name)
+			}
+		}
+		s.durable.Store(tx.Bucket(bucketData).Sequence())
+		return scan(tx, []byte{kindOutbox}, nil, func(_, row []byte) (bool, error) {
+			s.outboxBytes.Add(int64(len(row)))
+			return true, nil
+		})
+	})
+}
+
+func schemaOf(tx *bolt.Tx) (uint32, error) {
+	b := tx.Bucket(bucketMeta)
+	if b == nil {
+		return 0, damaged("bucket %q is missing", bucketMeta)
+	}
+	v, err := unseal(keySchema, b.Get(keySchema))
+	if err != nil {
+		return 0, err
+	}
+	if len(v) != 4 {
+		return 0, damaged("schema number of %d bytes", len(v))
+	}
+	return binary.BigEndian.Uint32(v), nil
+}
+
+func migrate(tx *bolt.Tx, from uint32) error {
+	for _, m := range migrations[from:] {
+		if err := m(tx); err != nil {
+			return err
+		}
+	}
+	v := binary.BigEndian.AppendUint32(nil, uint32(len(migrations)))
+	return tx.Bucket(bucketMeta).Put(keySchema, seal(keySchema, v))
+}
+
+// setAside renames a damaged file and gives its new path.
+func setAside(path string, log *slog.Logger, now time.Time, cause error) (string, error) {
+	dir := filepath.Dir(path)
+	stem := filepath.Join(dir, "store.damaged-"+now.UTC().Format("20060102T150405Z"))
+	aside := stem + ".db"
+	for i := 2; ; i++ { // a board without a clock damages several files "at the same time"
+		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		aside = fmt.Sprintf("%s-%d.db", stem, i)
+	}
+	if err := os.Rename(path, aside); err != nil {
+		return "", fmt.Errorf("set damaged file aside: %w (damage: %w)", err, cause)
+	}
+	if err := syncPath(dir); err != nil {
+		return "", fmt.Errorf("set damaged file aside: %w", err)
+	}
+	log.Warn("store was damaged: set aside, starting a new one", "path", path, "aside", aside, "cause", cause)
+	return aside, dropOldDamaged(dir, aside, log)
+}
+
+// dropOldDamaged keeps a few damaged files, or a failing card would fill up with them.
+func dropOldDamaged(dir, newest string, log *slog.Logger) error {
+	all, err := filepath.Glob(filepath.Join(dir, "store.damaged-*.db"))
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(p string) bool { return p == newest })
+	slices.Sort(all)
+	for len(all) > keepDamaged-1 {
+		if err := os.Remove(all[0]); err != nil {
+			return fmt.Errorf("drop old damaged store: %w", err)
+		}
+		log.Info("dropped an old damaged store", "path", all[0])
+		all = all[1:]
+	}
+	return nil
+}

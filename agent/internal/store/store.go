@@ -1,0 +1,317 @@
+// Package store is what survives a power cut: one bbolt file with blobs, transfers, records, the applications' keyvalue
+// data and the outbox. Small rows carry a checksum and blobs a digest, so what the disk lost is an error and never a wrong
+// answer.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// Limits. A value over one of them is refused before anything is written, with an error that names the limit.
+const (
+	MaxBlob    = 64 << 20 // bytes of one blob
+	MaxRecord  = 4 << 20  // bytes of one record
+	MaxBlock   = 1 << 20  // bytes of one block of a transfer
+	MaxName    = 255      // bytes of the name of an application or of a keyvalue store
+	MaxKey     = 1 << 10  // bytes of a keyvalue key or a record's key
+	MaxValue   = 1 << 20  // bytes of a keyvalue value
+	MaxTopic   = 65535    // bytes, MQTT's own limit
+	MaxPayload = 1 << 20  // bytes of a published payload
+	MaxTx      = 8 << 20  // bytes that one transaction writes and publishes
+	MaxOutbox  = 64 << 20 // bytes that wait in the outbox; beyond it the oldest messages are dropped and counted
+)
+
+// Errors that callers branch on.
+var (
+	// ErrConflict: something that the transaction read has changed since; run the event again.
+	ErrConflict = errors.New("conflict with a concurrent event")
+	// ErrDamaged: the disk gave back something else than was written. Opening the store again sets a damaged file aside.
+	ErrDamaged = errors.New("damaged database")
+	// ErrNewer: the file was written by a newer program. It is left untouched.
+	ErrNewer = errors.New("written by a newer version")
+	// ErrInUse: another process holds the store.
+	ErrInUse = errors.New("in use")
+	// ErrTooLarge: over one of the limits.
+	ErrTooLarge = errors.New("too large")
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("store is closed")
+	// ErrNoTransfer: no transfer of that target was begun, or it has ended.
+	ErrNoTransfer = errors.New("no such transfer")
+)
+
+// Store is the board's database. Safe for concurrent use.
+type Store struct {
+	path      string
+	log       *slog.Logger
+	lock      *os.File
+	db        *bolt.DB
+	file      *os.File // the one that db writes; closed directly when db can't be
+	recovered string
+	broken    atomic.Pointer[error] // set when memory and disk may disagree; every call fails with it from then on
+
+	mu        sync.Mutex
+	closed    bool
+	queue     []*job
+	pending   map[string][]*job   // jobs that are queued or being written, by the key they write, oldest first
+	delivered map[uint64]struct{} // outbox rows to remove with a coming commit
+
+	wake    chan struct{} // one token: the queue or delivered has something new
+	quit    chan struct{}
+	stopped chan struct{}
+	notify  chan struct{}
+
+	outboxBytes atomic.Int64 // as of the last commit
+	outboxLimit int64
+	durable     atomic.Uint64 // the newest outbox id that is on the disk
+	dropped     atomic.Uint64
+	commits     atomic.Uint64
+	stage       atomic.Uint64 // names the blobs that are being stored
+}
+
+// Recovered is the path of the damaged file that Open set aside, or "".
+func (s *Store) Recovered() string { return s.recovered }
+
+// Path of the database file.
+func (s *Store) Path() string { return s.path }
+
+// Stats are facts about the store for reports.
+type Stats struct {
+	Bytes   int64  // size of the file
+	Free    int64  // bytes of it that hold nothing and are used again before it grows
+	Outbox  int64  // bytes that wait in the outbox at the last commit
+	Commits uint64 // bbolt commits since Open
+	Dropped uint64 // messages dropped from a full outbox since Open
+}
+
+// Stats of the store.
+func (s *Store) Stats() (Stats, error) {
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return Stats{}, fmt.Errorf("stat store: %w", err)
+	}
+	b := s.db.Stats()
+	return Stats{
+		Bytes:   info.Size(),
+		Free:    int64(b.FreePageN+b.PendingPageN) * pageSize,
+		Outbox:  s.outboxBytes.Load(),
+		Commits: s.commits.Load(),
+		Dropped: s.dropped.Load(),
+	}, nil
+}
+
+// Close ends what is queued (commits are finished, not dropped), then closes and unlocks the file.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	close(s.quit)
+	<-s.stopped
+	var err error
+	if s.broken.Load() != nil {
+		err = s.file.Close() // bbolt's own locks may be held for ever
+	} else {
+		err = s.db.Close()
+	}
+	if e := s.lock.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("close store %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// guard runs f and turns a panic or a fault on a page of the mapped file into ErrDamaged. bbolt trusts its pages: it asserts,
+// indexes and dereferences what it finds there.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	return f()
+}
+
+func (s *Store) usable() error {
+	if p := s.broken.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// wrap names the database in an error that came out of it.
+func (s *Store) wrap(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, berrors.ErrDatabaseNotOpen):
+		return fmt.Errorf("store %s: %w", s.path, ErrClosed)
+	case errors.Is(err, ErrDamaged):
+		return fmt.Errorf("store %s: %w (restart to have it checked and set aside)", s.path, err)
+	}
+	return err
+}
+
+func (s *Store) view(f func(*bolt.Tx) error) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	return s.wrap(guard(func() error { return s.db.View(f) }))
+}
+
+// update runs f in a bbolt transaction of its own. It doesn't use bbolt's Update: that reloads the free list in a goroutine
+// where a damaged page can't be caught.
+func (s *Store) update(f func(*bolt.Tx) error) error {
+	tx, err := s.begin()
+	if err != nil {
+		return err
+	}
+	if err := guard(func() error { return f(tx) }); err != nil {
+		_ = tx.Rollback()
+		return s.wrap(err)
+	}
+	return s.commit(tx)
+}
+
+func (s *Store) begin() (tx *bolt.Tx, err error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	err = guard(func() (err error) { tx, err = s.db.Begin(true); return err })
+	return tx, s.wrap(err)
+}
+
+// commit makes tx durable. When it fails with the meta page already rewritten, readers would see what may not be on the
+// disk: the store stops there, and the next Open reads what really is.
+func (s *Store) commit(tx *bolt.Tx) error {
+	id := tx.ID()
+	err := guard(tx.Commit)
+	if err == nil {
+		s.commits.Add(1)
+		return nil
+	}
+	_ = tx.Rollback() // already over, except after a panic
+	seen := -1
+	verr := guard(func() error { return s.db.View(func(r *bolt.Tx) error { seen = r.ID(); return nil }) })
+	err = fmt.Errorf("commit to store %s: %w", s.path, err)
+	if errors.Is(err, ErrDamaged) || verr != nil || seen >= id {
+		err = fmt.Errorf("%w (stopped: restart to go on from what is on the disk)", err)
+		s.broken.CompareAndSwap(nil, &err)
+	}
+	return err
+}
+
+// Check everything: bbolt's page structure, each row's checksum, each blob's digest. Commits wait while the structure is
+// walked; blobs are read one at a time.
+func (s *Store) Check(ctx context.Context) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	tx, err := s.begin()
+	if err != nil {
+		return err
+	}
+	err = guard(func() error { return s.checkStructure(ctx, tx) })
+	_ = tx.Rollback()
+	if err != nil {
+		return fmt.Errorf("check store: %w", s.wrap(err))
+	}
+	blobs, err := s.Blobs()
+	if err != nil {
+		return fmt.Errorf("check store: %w", err)
+	}
+	for _, d := range blobs {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("check store: %w", err)
+		}
+		err := s.view(func(tx *bolt.Tx) error { _, _, err := readBlob(tx, d); return err })
+		if err != nil {
+			return fmt.Errorf("check store: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) checkStructure(ctx context.Context, tx *bolt.Tx) error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := verify(s.file, info.Size()); err != nil {
+		return err
+	}
+	var all []error
+	for err := range tx.Check() { // drained to its end: it is a goroutine of bbolt's
+		all = append(all, err)
+	}
+	if len(all) > 0 {
+		return fmt.Errorf("%w: %w", ErrDamaged, errors.Join(all...))
+	}
+	if err := checkRows(ctx, tx); err != nil {
+		return err
+	}
+	return checkTransfers(ctx, tx)
+}
+
+func checkRows(ctx context.Context, tx *bolt.Tx) error {
+	c := tx.Bucket(bucketData).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		value, err := unseal(k, v)
+		if err != nil {
+			return err
+		}
+		switch k[0] {
+		case kindRecord:
+		case kindValue:
+			if _, _, _, err := parseValueKey(k); err != nil {
+				return err
+			}
+		case kindOutbox:
+			if _, err := decodeMessage(k, value); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("%w: row %q of an unknown kind", ErrDamaged, k)
+		}
+	}
+	return nil
+}
+
+func checkTransfers(ctx context.Context, tx *bolt.Tx) error {
+	return tx.Bucket(bucketTransfers).ForEachBucket(func(target []byte) error {
+		b := tx.Bucket(bucketTransfers).Bucket(target)
+		if _, err := unseal(keyMeta, b.Get(keyMeta)); err != nil {
+			return fmt.Errorf("transfer of %s: %w", target, err)
+		}
+		return b.ForEachBucket(func(index []byte) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if _, err := unseal(index, b.Bucket(index).Get(keyBytes)); err != nil {
+				return fmt.Errorf("transfer of %s: block %x: %w", target, index, err)
+			}
+			return nil
+		})
+	})
+}
+
+func storePath(dir string) string { return filepath.Join(dir, "store.db") }
