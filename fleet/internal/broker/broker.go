@@ -29,6 +29,8 @@ type Message struct {
 
 // Handler takes what boards do. Its methods are called on the connection's own goroutine, so a slow one slows one board.
 type Handler interface {
+	// Fleet is the name in the topics; empty while there is none, and then nobody is let in.
+	Fleet() string
 	// Authenticate reports whether a connection may speak for device.
 	Authenticate(device string, password []byte) bool
 	// Receive takes a message. An error leaves it unacknowledged, so the board sends it again.
@@ -39,7 +41,6 @@ type Handler interface {
 
 // Config of a Broker.
 type Config struct {
-	Fleet          string
 	Listener       net.Listener // taken over
 	MaxConnections int          // 0 is 20,000
 	Handler        Handler
@@ -59,7 +60,7 @@ const (
 
 // Broker is a running broker.
 type Broker struct {
-	fleet  string
+	fleet  func() string
 	server *mqtt.Server
 	log    *slog.Logger
 }
@@ -87,13 +88,13 @@ func New(cfg Config) (*Broker, error) {
 		Logger:                 log,
 		SysTopicResendInterval: int64(math.MaxInt32), // each stops the world to read memory statistics
 	})
-	if err := s.AddHook(&hook{fleet: cfg.Fleet, handler: cfg.Handler, server: s, log: cfg.Log, current: map[string]session{}}, nil); err != nil {
+	if err := s.AddHook(&hook{handler: cfg.Handler, server: s, log: cfg.Log, current: map[string]session{}}, nil); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
 	if err := s.AddListener(newListener(cfg.Listener, cfg.MaxConnections+cfg.MaxConnections/10+16, cfg.Log)); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
-	b := &Broker{fleet: cfg.Fleet, server: s, log: cfg.Log}
+	b := &Broker{fleet: cfg.Handler.Fleet, server: s, log: cfg.Log}
 	return b, nil
 }
 
@@ -105,8 +106,16 @@ func (b *Broker) Serve() error {
 	return nil
 }
 
-// Close ends all connections and waits for their goroutines.
-func (b *Broker) Close() error { return b.server.Close() }
+// Close ends all connections and waits for their goroutines. It says no goodbye: one that is stuck would hold it up, and
+// MQTT 3.1.1 has none.
+func (b *Broker) Close() error {
+	for _, cl := range b.server.Clients.GetAll() {
+		if !cl.Net.Inline {
+			cl.Stop(packets.ErrServerShuttingDown)
+		}
+	}
+	return b.server.Close()
+}
 
 // Connections that are open.
 func (b *Broker) Connections() int64 { return atomic.LoadInt64(&b.server.Info.ClientsConnected) }
@@ -126,7 +135,7 @@ func (b *Broker) Send(ctx context.Context, device string, channel wire.Channel, 
 	}
 	err := cl.WritePacket(packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish},
-		TopicName:   wire.Topic{Fleet: b.fleet, Device: device, Channel: channel}.Format(),
+		TopicName:   wire.Topic{Fleet: b.fleet(), Device: device, Channel: channel}.Format(),
 		Payload:     payload,
 	})
 	if err != nil {
@@ -139,7 +148,7 @@ func (b *Broker) Send(ctx context.Context, device string, channel wire.Channel, 
 // Retain publishes a message to a board at QoS 1 and retains it: the newest is what the board gets when it subscribes.
 // It may block while the board's connection is stuck, up to the write timeout.
 func (b *Broker) Retain(device string, channel wire.Channel, payload []byte) error {
-	topic := wire.Topic{Fleet: b.fleet, Device: device, Channel: channel}.Format()
+	topic := wire.Topic{Fleet: b.fleet(), Device: device, Channel: channel}.Format()
 	if err := b.server.Publish(topic, payload, true, 1); err != nil {
 		return fmt.Errorf("publish %s: %w", topic, err)
 	}

@@ -14,7 +14,6 @@ import (
 // hook is where mochi asks and tells. One for the broker's life.
 type hook struct {
 	mqtt.HookBase
-	fleet   string
 	handler Handler
 	server  *mqtt.Server
 	log     *slog.Logger
@@ -51,8 +50,12 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	device := string(pk.Connect.Username)
 	reason := ""
 	switch {
+	case h.handler.Fleet() == "":
+		reason = "the fleet has no keys yet"
 	case wire.CheckName("device", device) != nil:
 		reason = "user name is not a device name"
+	case device == mqtt.InlineClientId:
+		reason = "the name is the broker's own"
 	case cl.ID != device:
 		reason = "client id is not the user name"
 	case pk.Connect.WillFlag && pk.Connect.WillTopic != h.topic(device, wire.ChannelState):
@@ -68,15 +71,15 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 }
 
 func (h *hook) topic(device string, c wire.Channel) string {
-	return wire.Topic{Fleet: h.fleet, Device: device, Channel: c}.Format()
+	return wire.Topic{Fleet: h.handler.Fleet(), Device: device, Channel: c}.Format()
 }
 
 // OnACLCheck: a board publishes and subscribes on its own topics, in their direction.
 func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	device := string(cl.Properties.Username)
-	allowed := wire.MaySubscribe(h.fleet, device, topic)
+	allowed := wire.MaySubscribe(h.handler.Fleet(), device, topic)
 	if write {
-		allowed = wire.MayPublish(h.fleet, device, topic)
+		allowed = wire.MayPublish(h.handler.Fleet(), device, topic)
 	}
 	if !allowed {
 		h.log.Debug("refuse topic", "device", device, "topic", clip(topic), "publish", write)

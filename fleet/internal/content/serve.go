@@ -36,8 +36,8 @@ type Server struct {
 	ctx   context.Context
 	group sync.WaitGroup
 
-	mu      sync.Mutex
-	lanes   map[string]chan wire.Get
+	mu    sync.Mutex
+	lanes map[string]chan wire.Get
 }
 
 // NewServer serves blobs, their encodings under dir and the store's metadata until ctx ends; then call Wait.

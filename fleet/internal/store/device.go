@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"dunlin.dev/dunlin/fleet/internal/model"
 	"dunlin.dev/dunlin/fleet/wire"
 	"go.etcd.io/bbolt"
 )
@@ -30,17 +31,10 @@ type Choice struct {
 
 // Rule assigns a release to every device that its selector matches, now or later.
 type Rule struct {
-	Sequence uint64       `json:"sequence"` // the newest matching rule of an application wins
-	At       time.Time    `json:"at"`
-	Selector Selector     `json:"selector"`
-	Release  wire.Pointer `json:"release"`
-}
-
-// Selector picks devices: exactly one of its fields is set.
-type Selector struct {
-	Device string            `json:"device,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"` // all of them
-	All    bool              `json:"all,omitempty"`
+	Sequence uint64         `json:"sequence"` // the newest matching rule of an application wins
+	At       time.Time      `json:"at"`
+	Selector model.Selector `json:"selector"`
+	Release  wire.Pointer   `json:"release"`
 }
 
 // Devices gives all devices.

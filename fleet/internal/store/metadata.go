@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -39,6 +40,9 @@ func metadata(tx *bbolt.Tx, role trust.Role, version int64) Metadata {
 	c := b.Cursor()
 	c.Seek(metadataKey(role, 1<<62))
 	k, v := c.Prev()
+	if k == nil { // the seek went beyond the last key
+		k, v = c.Last()
+	}
 	prefix := len(role) + 1
 	if len(k) != prefix+8 || string(k[:prefix]) != string(role)+"/" {
 		return Metadata{}
@@ -64,8 +68,8 @@ func (s *Store) Publish(p Publication) error {
 			if err := b.Put(metadataKey(m.Role, m.Version), m.Bytes); err != nil {
 				return err
 			}
-			if old := m.Version - kept; m.Role != trust.Root && old > 0 {
-				if err := b.Delete(metadataKey(m.Role, old)); err != nil {
+			if m.Role != trust.Root {
+				if err := dropOld(b, m.Role); err != nil {
 					return err
 				}
 			}
@@ -87,4 +91,27 @@ func (s *Store) Manifest(d wire.Digest) (manifest []byte, err error) {
 		return nil
 	})
 	return manifest, err
+}
+
+// dropOld keeps the newest versions of role.
+func dropOld(b *bbolt.Bucket, role trust.Role) error {
+	c := b.Cursor()
+	c.Seek(metadataKey(role, 1<<62))
+	n := 0
+	var old [][]byte
+	k, _ := c.Prev()
+	if k == nil {
+		k, _ = c.Last()
+	}
+	for ; bytes.HasPrefix(k, []byte(string(role)+"/")); k, _ = c.Prev() {
+		if n++; n > kept {
+			old = append(old, clone(k))
+		}
+	}
+	for _, k := range old {
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
