@@ -45,6 +45,7 @@ type Agent struct {
 	manager *manager
 	changed chan struct{} // holds one: there is something new to report
 	health  health
+	local   bool // run by RunLocal
 }
 
 // bus is the board's MQTT: its own broker, a client of another, or none.
@@ -182,12 +183,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// keep runs a source again and again until ctx ends.
+// keep runs a source again and again until ctx ends. In the local runtime a source that can't run is the developer's to know.
 func (a *Agent) keep(ctx context.Context, name string, run func(context.Context) error) error {
 	for {
 		err := run(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if a.local {
+			return err
 		}
 		a.log.Error("a source stopped and is started again in 5s", "source", name, "cause", err)
 		a.report()

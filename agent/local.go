@@ -29,6 +29,7 @@ func RunLocal(ctx context.Context, cfg Config, path string, log *slog.Logger, on
 		return err
 	}
 	defer a.Close()
+	a.local = true
 	files, err := a.runManifest(ctx, path)
 	if err != nil {
 		return err
@@ -102,7 +103,30 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 	if err != nil {
 		return files, err
 	}
-	return files, a.serve(ctx, d)
+	if err := a.serve(ctx, d); err != nil {
+		return files, err
+	}
+	return files, a.dropOthers(release)
+}
+
+// dropOthers deletes the components of versions that were run before: each rebuild makes new ones.
+func (a *Agent) dropOthers(release wire.Release) error {
+	digests, err := a.store.Blobs()
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, c := range release.Components {
+		keep[c.Digest.String()] = true
+	}
+	for _, d := range digests {
+		if !keep[d] {
+			if err := errors.Join(a.store.DeleteBlob(d), a.code.Drop(d)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func readManifest(path string) (*manifest.Manifest, error) {

@@ -74,8 +74,9 @@ func run(args []string) error {
 		if a.Ready(ctx) == nil {
 			http, broker := a.Addresses()
 			log.Info("ready", "http", http, "bus", broker)
-			_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 		}
 	}()
+	// Everything installed is restored by now. A port that is taken makes a source degraded, not the start a failure.
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	return a.Run(ctx)
 }
