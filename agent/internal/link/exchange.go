@@ -9,8 +9,8 @@ import (
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
-// silence is how long an answer may make no progress before the request is given up.
-const silence = 20 * time.Second
+// silence is how long an answer may make no progress before the request is given up. The fleet takes up to 20 s to make an encoding.
+const silence = 30 * time.Second
 
 // exchange is one request that waits for its frames.
 type exchange struct {

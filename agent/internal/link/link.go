@@ -70,7 +70,7 @@ func (l *Link) Detail() string {
 func (l *Link) Run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		started := time.Now()
-		err := l.session1(ctx)
+		err := l.connected(ctx)
 		l.down(err)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -89,8 +89,8 @@ func (l *Link) Run(ctx context.Context) error {
 	}
 }
 
-// session1 is one connection from its start to its end.
-func (l *Link) session1(ctx context.Context) error {
+// connected is one connection from its start to its end.
+func (l *Link) connected(ctx context.Context) error {
 	session, err := newSession()
 	if err != nil {
 		return err
@@ -222,4 +222,13 @@ func newSession() (string, error) {
 		return "", fmt.Errorf("make session id: %w", err)
 	}
 	return hex.EncodeToString(b[:]), nil
+}
+
+// Data sends what a handler published on an uplink topic; it returns when the fleet's broker has acknowledged it.
+func (l *Link) Data(ctx context.Context, d wire.Data) error {
+	b, err := wire.MarshalData(d)
+	if err != nil {
+		return err
+	}
+	return l.publish(ctx, wire.ChannelData, b)
 }
