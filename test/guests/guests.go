@@ -16,6 +16,13 @@ var HelloHTTP []byte
 //go:embed hello-cli/hello-cli.wasm
 var HelloCLI []byte
 
+// Counter serves http, mqtt and timer: each message, tick or POST adds one in the keyvalue store "default"; messages and ticks
+// publish the new value as text on "count/mqtt" or "count/timer"; HTTP answers {"http":n,"mqtt":n,"timer":n}. The payload
+// "fail" is counted, published, and then fails, so that none of it may be seen.
+//
+//go:embed counter/counter.wasm
+var Counter []byte
+
 // Sums is the digest list, in sha256sum's form.
 //
 //go:embed SHA256SUMS

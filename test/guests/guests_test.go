@@ -13,6 +13,7 @@ func committed() map[string][]byte {
 	return map[string][]byte{
 		"hello-http/hello-http.wasm": HelloHTTP,
 		"hello-cli/hello-cli.wasm":   HelloCLI,
+		"counter/counter.wasm":       Counter,
 	}
 }
 
