@@ -198,15 +198,16 @@ func TestMaintainerScriptsMayRunTwice(t *testing.T) {
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	for _, tc := range []struct{ script, action, old, says, never string }{
-		{"dunlin-agent.postinst", "configure", "", "enable dunlin-agent.service", "disable"},
-		{"dunlin-agent.postinst", "configure", "1.0", "systemd-sysusers", "enable"},
-		{"dunlin-agent.postinst", "abort-upgrade", "1.0", "", "systemctl"},
-		{"dunlin-agent.prerm", "remove", "", "disable dunlin-agent.service", "rm "},
+		{"dunlin-agent.postinst", "configure", "", "systemctl enable dunlin-agent.service", "disable"},
+		{"dunlin-agent.postinst", "configure", "1.0", "systemd-sysusers dunlin-agent.conf", "systemctl enable"},
+		{"dunlin-agent.postinst", "abort-upgrade", "1.0", "", "systemd"},
+		{"dunlin-agent.prerm", "remove", "", "", "disable"},
 		{"dunlin-agent.prerm", "upgrade", "1.0", "", "systemctl"},
 		{"dunlin-agent.postrm", "remove", "", "", "rm "},
 		{"dunlin-agent.postrm", "purge", "", "rm -rf /var/lib/dunlin\n", "dunlin-fleet"},
-		{"dunlin-fleet.postinst", "configure", "", "enable dunlin-fleet.service", "dunlin-agent"},
-		{"dunlin-fleet.prerm", "remove", "", "disable dunlin-fleet.service", "dunlin-agent"},
+		{"dunlin-fleet.postinst", "configure", "", "systemctl enable dunlin-fleet.service", "dunlin-agent"},
+		{"dunlin-fleet.postinst", "configure", "1.0", "systemd-sysusers dunlin-fleet.conf", "systemctl enable"},
+		{"dunlin-fleet.prerm", "remove", "", "", "dunlin-agent"},
 		{"dunlin-fleet.postrm", "purge", "", "rm -rf /var/lib/dunlin-fleet\n", "lib/dunlin\n"},
 	} {
 		t.Run(tc.script+" "+tc.action+" "+tc.old, func(t *testing.T) {
