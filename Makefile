@@ -9,7 +9,9 @@ ARCHES   := amd64 arm64
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+# The commit's time, not this moment's: the same commit gives the same bytes.
+BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT)
 BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 # Packages without cgo and without real processes, where the race detector is cheap.
