@@ -1,10 +1,18 @@
 // Package mqtt is the source of messages: from a broker inside the agent (Broker), or from one outside (Client).
+//
+// An event is a message for one subscription. Events of one subscription on one topic are handled in order, those on other
+// topics beside them. A message of QoS 1 or 2 is acknowledged when every subscription that asked for QoS 1 or 2 has handled
+// it, or has failed maxAttempts times. So it is handled at least once over a crash of either side, and QoS 2 exactly once
+// while the agent runs. A message of QoS 0 is handled once or not at all: under load the oldest ones are dropped, and counted.
+//
+// What a handler publishes may trigger handlers in turn, itself included. Publish returns only when they are done, so a
+// loop runs one event at a time; it does not grow, but it does not end by itself.
 package mqtt
 
 import (
-	"context"
-	"log/slog"
-	"net"
+	"cmp"
+	"fmt"
+	"strings"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -26,9 +34,23 @@ type Message struct {
 	Retain  bool
 }
 
-// Counters since the source was made.
+// check that m can be sent.
+func (m Message) check() error {
+	if err := CheckTopic(m.Topic); err != nil {
+		return err
+	}
+	if m.QoS > 2 {
+		return fmt.Errorf("publish to %s: qos %d: want 0, 1 or 2", m.Topic, m.QoS)
+	}
+	return nil
+}
+
+// Counters of events since the source was made.
 type Counters struct {
-	Handled, Failed, Retried, Dropped uint64
+	Handled uint64 // acknowledged with their effects
+	Failed  uint64 // given up: QoS 0 after one attempt, else after maxAttempts
+	Retried uint64 // attempts after the first
+	Dropped uint64 // not tried: the queue was full, or the subscription is gone
 }
 
 // Limits of the queue between a broker and its handlers. Zero fields mean the defaults.
@@ -40,64 +62,88 @@ type Limits struct {
 	Drain         time.Duration // how long Run waits for events in flight before it cancels them; 0: 10 s
 }
 
-// BrokerConfig of the agent's own broker.
-type BrokerConfig struct {
-	Address string // host:port
-	Limits  Limits
+func (l Limits) complete() Limits {
+	l.QueueMessages = cmp.Or(l.QueueMessages, 1024)
+	l.QueueBytes = cmp.Or(l.QueueBytes, 8<<20)
+	l.Workers = cmp.Or(l.Workers, 4)
+	l.MaxPacket = cmp.Or(l.MaxPacket, 1<<20)
+	l.Drain = cmp.Or(l.Drain, 10*time.Second)
+	return l
 }
 
-// Broker is an MQTT broker inside the agent and the source of its messages.
-type Broker struct{}
+const maxAttempts = 4 // the first, and three more
 
-// NewBroker makes a broker; Run starts it.
-func NewBroker(cfg BrokerConfig, log *slog.Logger) *Broker { panic("skeleton") }
-
-// Set replaces the subscriptions. One that is unchanged keeps its queue; its next event goes to the new handler.
-func (b *Broker) Set(subs []Subscription) error { panic("skeleton") }
-
-// Run serves until ctx ends, then waits for events in flight. It returns an error when it can't listen, and can be run again.
-func (b *Broker) Run(ctx context.Context) error { panic("skeleton") }
-
-// Ready is closed once the broker listens.
-func (b *Broker) Ready() <-chan struct{} { panic("skeleton") }
-
-// Addr is the address that it listens on; nil before Ready.
-func (b *Broker) Addr() net.Addr { panic("skeleton") }
-
-// Publish hands m to the broker's subscribers, and to the board's own subscriptions. It returns when those have handled it.
-func (b *Broker) Publish(ctx context.Context, m Message) error { panic("skeleton") }
-
-// Status of the source.
-func (b *Broker) Status() trigger.Status { panic("skeleton") }
-
-// Counters of the source.
-func (b *Broker) Counters() Counters { panic("skeleton") }
-
-// ClientConfig of a connection to an outside broker.
-type ClientConfig struct {
-	URL      string // mqtt://[user:password@]host[:port] or mqtts://
-	ClientID string // names the session that the broker keeps; must not change
-	Limits   Limits
+// retryDelay before attempt n+1 of an event that has failed n times, from 1: 100 ms, 400 ms, 1.6 s, and no more than 5 s.
+func retryDelay(n int) time.Duration {
+	const first, most = 100 * time.Millisecond, 5 * time.Second
+	if n > 3 {
+		return most
+	}
+	return first << (2 * (max(n, 1) - 1))
 }
 
-// Client is a session with an outside broker and the source of its messages.
-type Client struct{}
+// Match reports whether filter takes topic (MQTT 3.1.1 §4.7): + is one level, # the rest and its parent, and a filter that
+// starts with a wildcard takes no topic that starts with $. Both must be valid.
+func Match(filter, topic string) bool {
+	if topic != "" && topic[0] == '$' && filter != "" && (filter[0] == '+' || filter[0] == '#') {
+		return false
+	}
+	for {
+		f, moreFilter, inFilter := strings.Cut(filter, "/")
+		t, moreTopic, inTopic := strings.Cut(topic, "/")
+		switch {
+		case f == "#":
+			return true
+		case f != "+" && f != t:
+			return false
+		case !inTopic:
+			return !inFilter || moreFilter == "#"
+		case !inFilter:
+			return false
+		}
+		filter, topic = moreFilter, moreTopic
+	}
+}
 
-// NewClient makes a client; Run connects.
-func NewClient(cfg ClientConfig, log *slog.Logger) *Client { panic("skeleton") }
+// CheckFilter says what is wrong with a topic filter.
+func CheckFilter(filter string) error {
+	if err := checkText("topic filter", filter); err != nil {
+		return err
+	}
+	levels := strings.Split(filter, "/")
+	for i, l := range levels {
+		switch {
+		case strings.Contains(l, "#") && (l != "#" || i != len(levels)-1):
+			return fmt.Errorf("topic filter %q: # must be alone in the last level", filter)
+		case strings.Contains(l, "+") && l != "+":
+			return fmt.Errorf("topic filter %q: + must be alone in its level", filter)
+		}
+	}
+	return nil
+}
 
-// Set replaces the subscriptions, as Broker.Set does.
-func (c *Client) Set(subs []Subscription) error { panic("skeleton") }
+// CheckTopic says what is wrong with a topic that is published to.
+func CheckTopic(topic string) error {
+	if err := checkText("topic", topic); err != nil {
+		return err
+	}
+	if strings.ContainsAny(topic, "+#") {
+		return fmt.Errorf("topic %q: + and # are for subscriptions", topic)
+	}
+	if topic[0] == '$' {
+		return fmt.Errorf("topic %q: those that start with $ belong to the broker", topic)
+	}
+	return nil
+}
 
-// Run keeps the session up until ctx ends, then waits for events in flight.
-func (c *Client) Run(ctx context.Context) error { panic("skeleton") }
-
-// Publish returns when the broker has acknowledged m (QoS 0: when it is written). The board's own subscriptions get it
-// from the broker, as every subscriber does.
-func (c *Client) Publish(ctx context.Context, m Message) error { panic("skeleton") }
-
-// Status of the source.
-func (c *Client) Status() trigger.Status { panic("skeleton") }
-
-// Counters of the source.
-func (c *Client) Counters() Counters { panic("skeleton") }
+func checkText(kind, s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%s is empty", kind)
+	case len(s) > 65535:
+		return fmt.Errorf("%s %.40q... has %d bytes, the limit is 65535", kind, s, len(s))
+	case strings.ToValidUTF8(s, "") != s || strings.Contains(s, "\x00"):
+		return fmt.Errorf("%s %q: not UTF-8 text without NUL", kind, s)
+	}
+	return nil
+}
