@@ -2,20 +2,36 @@
 // without the components, and resolves it to a wire.Release. It is pure: bytes in, a value or positioned errors out.
 package manifest
 
-import "dunlin.dev/dunlin/fleet/wire"
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"dunlin.dev/dunlin/fleet/semver"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// Version is the dunlin_manifest_version that this build reads.
+const Version = 1
+
+// MaxBytes bounds a dunlin.toml.
+const MaxBytes = 256 << 10
 
 // Manifest is a checked dunlin.toml.
 type Manifest struct {
 	Application string
-	Version     string
-	Floor       string
+	Version     string // semantic version
+	Floor       string // lowest version that boards install from then on; may be empty
 	Components  map[string]Component
-	Triggers    wire.Triggers
+	Triggers    wire.Triggers // with their ids
 }
 
 // Component is one [component.<name>] table.
 type Component struct {
-	Source string         // path relative to the manifest
+	Source string         // the author's path, relative to the manifest's folder
 	Grants wire.Component // all but Digest and Size
 }
 
@@ -25,22 +41,133 @@ type Blob struct {
 	Size   int64
 }
 
-// Error is one fault at one place: "dunlin.toml:12:9: unknown key ...".
-type Error struct {
-	File         string
-	Line, Column int // from 1
-	Text         string
+// Parse reads the manifest in b; file is its name for errors. An error is Errors, all that are wrong at once.
+func Parse(file string, b []byte) (*Manifest, error) {
+	f := &faults{file: file, data: b}
+	if len(b) > MaxBytes {
+		f.add(0, "manifest of %d bytes, limit is %d", len(b), MaxBytes)
+		return nil, f.err()
+	}
+	root := parseTree(f)
+	if root == nil {
+		return nil, f.err()
+	}
+	t := &table{f: f, n: root, name: "the manifest"}
+	if e := t.require("dunlin_manifest_version"); e != nil {
+		if v, ok := e.value.integer(); !ok || v != Version {
+			f.add(e.value.at, "dunlin_manifest_version: this build reads version %d", Version)
+		}
+	}
+	m := &Manifest{}
+	m.readApplication(t)
+	m.readComponents(t)
+	m.readTriggers(t)
+	t.rest()
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
-func (e *Error) Error() string { panic("skeleton") }
+func (m *Manifest) readApplication(root *table) {
+	t := root.sub("application", "[application]")
+	if t == nil {
+		if root.n.get("application") == nil {
+			root.f.add(root.n.at, "the manifest has no [application]")
+		}
+		return
+	}
+	m.Application = t.checked(t.require("name"), func(s string) error { return wire.CheckName("application", s) })
+	m.Version = t.checked(t.require("version"), semver.Check)
+	m.Floor = t.checked(t.find("floor"), func(s string) error {
+		if err := semver.Check(s); err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+		if semver.Check(m.Version) == nil && semver.Compare(s, m.Version) > 0 {
+			return fmt.Errorf("floor %s is above version %s: boards would refuse this very release", s, m.Version)
+		}
+		return nil
+	})
+	t.rest()
+}
 
-// Errors are all the faults of one file, in its order.
-type Errors []*Error
+func (m *Manifest) readComponents(root *table) {
+	m.Components = map[string]Component{}
+	all := root.sub("component", "[component.<name>]")
+	if all == nil {
+		if root.n.get("component") == nil {
+			root.f.add(root.n.at, "the manifest has no [component.<name>]")
+		}
+		return
+	}
+	for i, e := range all.n.keys {
+		if i == wire.MaxComponents {
+			all.f.add(e.at, "more than %d components", wire.MaxComponents)
+			break
+		}
+		if err := wire.CheckName("component", e.name); err != nil {
+			all.f.add(e.at, "%s", err)
+		}
+		if t := all.sub(e.name, "[component."+e.name+"]"); t != nil {
+			m.Components[e.name] = readComponent(t)
+		}
+	}
+}
 
-func (e Errors) Error() string { panic("skeleton") }
+func readComponent(t *table) Component {
+	c := Component{Source: t.checked(t.require("source"), func(s string) error {
+		if s == "" || strings.ContainsRune(s, 0) {
+			return errors.New("source is empty: want the path of a component, as in \"climate.wasm\"")
+		}
+		return nil
+	})}
+	c.Grants.Outbound = t.list("allowed_outbound_hosts", func(s string) error { _, err := wire.ParseOutbound(s); return err })
+	c.Grants.KeyValue = t.list("key_value_stores", func(s string) error { return wire.CheckName("key-value store", s) })
+	c.Grants.Publish = t.list("publish", func(s string) error { return wire.CheckFilter(strings.TrimPrefix(s, wire.UplinkPrefix)) })
+	if v := t.sub("variables", t.name+" variables"); v != nil {
+		for _, e := range v.n.keys {
+			if err := wire.CheckVariable(e.name); err != nil {
+				v.f.add(e.at, "%s", err)
+			}
+			if s, ok := v.str(e); ok {
+				if c.Grants.Variables == nil {
+					c.Grants.Variables = map[string]string{}
+				}
+				c.Grants.Variables[e.name] = s
+			}
+		}
+	}
+	c.Grants.Limits = wire.DefaultLimits()
+	if l := t.sub("limits", t.name+" limits"); l != nil {
+		d := &c.Grants.Limits
+		d.Memory = l.size("memory", wire.MinMemory, wire.MaxMemory, d.Memory)
+		d.Time = wire.Duration(l.duration(l.find("time"), wire.MinTime, wire.MaxTime, time.Duration(d.Time)))
+		d.Payload = l.size("payload", 1, wire.MaxPayload, d.Payload)
+		d.Concurrency = int(l.integer("concurrency", 1, wire.MaxConcurrency, int64(d.Concurrency)))
+		l.rest()
+	}
+	t.rest()
+	return c
+}
 
-// Parse reads the manifest in b; file is its name for errors. An error is Errors.
-func Parse(file string, b []byte) (*Manifest, error) { panic("skeleton") }
-
-// Resolve gives the release that m describes, with its components' digests.
-func (m *Manifest) Resolve(components map[string]Blob) (wire.Release, error) { panic("skeleton") }
+// Resolve gives the release that m describes. components has the blob of each component, and no others.
+func (m *Manifest) Resolve(components map[string]Blob) (wire.Release, error) {
+	r := wire.Release{Format: wire.ReleaseFormat, Application: m.Application, Version: m.Version, Floor: m.Floor,
+		Components: map[string]wire.Component{}, Triggers: m.Triggers}
+	for _, name := range slices.Sorted(maps.Keys(m.Components)) {
+		b, ok := components[name]
+		if !ok {
+			return wire.Release{}, fmt.Errorf("resolve manifest: no blob for component %q", name)
+		}
+		c := m.Components[name].Grants
+		c.Digest, c.Size = b.Digest, b.Size
+		r.Components[name] = c
+	}
+	if len(components) != len(m.Components) {
+		return wire.Release{}, fmt.Errorf("resolve manifest: %d blobs for %d components", len(components), len(m.Components))
+	}
+	if _, err := wire.MarshalRelease(r); err != nil {
+		return wire.Release{}, fmt.Errorf("resolve manifest: %w", err)
+	}
+	return r, nil
+}
