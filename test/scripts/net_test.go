@@ -131,7 +131,7 @@ func connect(ts *testscript.TestScript, name, addr string, onConnect func(mqtt.C
 
 // wait for an MQTT exchange to end well.
 func (s *story) wait(ts *testscript.TestScript, token mqtt.Token, what string) {
-	if !token.WaitTimeout(time.Until(s.deadline)) {
+	if !token.WaitTimeout(s.remaining()) {
 		ts.Fatalf("%s: no answer", what)
 	}
 	if err := token.Error(); err != nil {

@@ -203,7 +203,7 @@ func awaitLog(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	s, re := of(ts), pattern(ts, args[1])
 	src := s.source(ts, args[0])
-	timeout := time.NewTimer(time.Until(s.deadline))
+	timeout := time.NewTimer(s.remaining())
 	defer timeout.Stop()
 	for {
 		gone := src.gone() // before the lines are read: what it wrote last is among them
@@ -279,7 +279,7 @@ func exited(ts *testscript.TestScript, neg bool, args []string) {
 	src := s.process(ts, args[0])
 	select {
 	case <-src.done:
-	case <-time.After(time.Until(s.deadline)):
+	case <-time.After(s.remaining()):
 		ts.Fatalf("%s didn't end", args[0])
 	}
 	if bad := src.err != nil; bad != neg {
@@ -322,7 +322,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	s, re := of(ts), pattern(ts, args[0])
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(time.Until(s.deadline))
+	timeout := time.After(s.remaining())
 	for {
 		stdout, stderr, err := try(args[2:])
 		if usage := (usageError)(""); errors.As(err, &usage) {

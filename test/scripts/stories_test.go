@@ -25,8 +25,8 @@
 // Every story has free ports of its own: $HTTP_ADDR and $MQTT_ADDR (an agent's), $FLEET_ADDR and $FLEET_MQTT_ADDR (a fleet
 // server's), $BROKER_ADDR (an outside broker's), as 127.0.0.1:port, and each ..._PORT alone. $HOME is an empty folder.
 //
-// What waits, waits for the event and fails when the whole test run is about to run out of time: no story depends on how
-// fast a machine is. Whatever a story started is killed at its end, by process group.
+// What waits, waits for the event. Patience ends far above what any machine needs, and before the whole test run's does.
+// Whatever a story started is killed at its end, by process group.
 //
 // Environment of the runner:
 //
@@ -88,10 +88,14 @@ func tell(t *testing.T, dir, agent string, files []string) {
 	if !ok {
 		deadline = time.Now().Add(time.Hour)
 	}
+	wait := patience
+	if agent != "" {
+		wait = patienceEmulated
+	}
 	p := testscript.Params{
 		Files:              files,
 		RequireUniqueNames: true,
-		Setup:              func(env *testscript.Env) error { return setup(env, path, deadline) },
+		Setup:              func(env *testscript.Env) error { return setup(env, path, wait, deadline) },
 		Cmds:               commands,
 	}
 	if files == nil {
@@ -117,10 +121,17 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"needs":   needs,
 }
 
+// How long a wait may take before the story fails. It decides how soon a failure is told, not what passes.
+const (
+	patience         = 2 * time.Minute
+	patienceEmulated = 10 * time.Minute
+)
+
 // story is what the commands of one running story share.
 type story struct {
 	t        testscript.T
-	deadline time.Time // when a wait gives up: a little before the test run does, so that the story's logs are printed
+	patience time.Duration
+	deadline time.Time // a little before the test run's, so that the story's logs are printed
 	env      *testscript.Env
 	sources  map[string]*source // by name: processes and subscriptions
 }
@@ -129,8 +140,8 @@ type storyKey struct{}
 
 func of(ts *testscript.TestScript) *story { return ts.Value(storyKey{}).(*story) }
 
-func setup(env *testscript.Env, path string, deadline time.Time) error {
-	s := &story{t: env.T(), env: env, sources: map[string]*source{}}
+func setup(env *testscript.Env, path string, wait time.Duration, deadline time.Time) error {
+	s := &story{t: env.T(), env: env, patience: wait, sources: map[string]*source{}}
 	s.deadline = deadline.Add(-time.Until(deadline) / 10)
 	env.Values[storyKey{}] = s
 	env.Defer(s.finish)
@@ -151,6 +162,9 @@ func setup(env *testscript.Env, path string, deadline time.Time) error {
 	}
 	return nil
 }
+
+// remaining is how long a wait that begins now may take.
+func (s *story) remaining() time.Duration { return min(s.patience, time.Until(s.deadline)) }
 
 // finish kills what still runs, and shows what it said if the story failed.
 func (s *story) finish() {
