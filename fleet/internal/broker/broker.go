@@ -129,7 +129,7 @@ func (b *Broker) Send(ctx context.Context, device string, channel wire.Channel, 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	cl, ok := b.server.Clients.Get(device)
+	cl, ok := b.server.Clients.Get(clientID(b.fleet(), device))
 	if !ok || cl.Closed() || cl.Net.Conn == nil {
 		return fmt.Errorf("send to %s: %w", device, ErrOffline)
 	}

@@ -44,8 +44,11 @@ func (h *hook) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 	return nil
 }
 
-// OnConnectAuthenticate: the user name is the device's, and so is the client id, or one board could take over another's
-// session. A last will may go nowhere but to the board's own state topic.
+// clientID is what a board must call its connection. The dot keeps it apart from the broker's own "inline".
+func clientID(fleet, device string) string { return fleet + "." + device }
+
+// OnConnectAuthenticate: the user name is the device's, and the client id follows from it, or one board could take over
+// another's session. A last will may go nowhere but to the board's own state topic.
 func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	device := string(pk.Connect.Username)
 	reason := ""
@@ -54,10 +57,8 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		reason = "the fleet has no keys yet"
 	case wire.CheckName("device", device) != nil:
 		reason = "user name is not a device name"
-	case device == mqtt.InlineClientId:
-		reason = "the name is the broker's own"
-	case cl.ID != device:
-		reason = "client id is not the user name"
+	case cl.ID != clientID(h.handler.Fleet(), device):
+		reason = "client id is not <fleet>.<user name>"
 	case pk.Connect.WillFlag && pk.Connect.WillTopic != h.topic(device, wire.ChannelState):
 		reason = "last will is not for the device's own state"
 	case !h.handler.Authenticate(device, pk.Connect.Password):
@@ -148,7 +149,7 @@ func (h *hook) OnDisconnect(cl *mqtt.Client, _ error, _ bool) {
 	if n == 0 {
 		return
 	}
-	h.handler.Disconnected(cl.ID, n)
+	h.handler.Disconnected(string(cl.Properties.Username), n)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.current[cl.ID].number == n {

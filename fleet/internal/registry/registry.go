@@ -192,7 +192,7 @@ func (r *Registry) AddRelease(manifest, targets []byte) (wire.Pointer, error) {
 		Target: trust.TargetPath(release.Application, release.Version),
 	}
 	if string(targets) != string(old.Bytes) {
-		version, _, err := trust.ListTargets(targets)
+		version, _, _, err := trust.ListTargets(targets)
 		if err != nil {
 			return wire.Pointer{}, fmt.Errorf("read targets: %w: %w", ErrRefused, err)
 		}
@@ -230,7 +230,7 @@ func (r *Registry) Find(application, version string) (wire.Pointer, error) {
 }
 
 func find(targets []byte, application, version string) (wire.Pointer, error) {
-	_, list, err := trust.ListTargets(targets)
+	_, _, list, err := trust.ListTargets(targets)
 	if err != nil {
 		return wire.Pointer{}, fmt.Errorf("read targets: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 // it together with p. Called with mu held.
 func (r *Registry) publish(root, targets []byte, p store.Publication) error {
 	now := r.now().UTC().Truncate(time.Second)
-	version, _, err := trust.ListTargets(targets)
+	version, _, _, err := trust.ListTargets(targets)
 	if err != nil {
 		return fmt.Errorf("read targets: %w", err)
 	}

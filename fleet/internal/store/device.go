@@ -1,7 +1,7 @@
 package store
 
 import (
-	"encoding/binary"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -148,16 +148,23 @@ type Uplink struct {
 	Data     wire.Data `json:"data"`
 }
 
-// AddUplink keeps a message, unless one of the same device with its id or a higher one came before; then added is
-// false. The oldest go when there are more than limit.
-func (s *Store) AddUplink(u Uplink, limit int) (added bool, err error) {
+// recent is how many messages of one device are remembered to tell repeats: more than a device may have in flight.
+const recent = 256
+
+// AddUplink keeps a message, unless the same bytes came from the same device a moment ago; then added is false. Sum is their
+// digest: ids alone start again when a board is set up anew. The oldest messages go when there are more than limit.
+func (s *Store) AddUplink(u Uplink, sum wire.Digest, limit int) (added bool, err error) {
 	err = s.db.Batch(func(tx *bbolt.Tx) error {
 		added = false
-		seen := tx.Bucket(bucketSeen)
-		if last := seen.Get([]byte(u.Device)); len(last) == 8 && u.Data.ID <= binary.BigEndian.Uint64(last) {
-			return nil
+		seen, key := tx.Bucket(bucketSeen), sum[:8]
+		ring := clone(seen.Get([]byte(u.Device)))
+		for i := 0; i+8 <= len(ring); i += 8 {
+			if bytes.Equal(ring[i:i+8], key) {
+				return nil
+			}
 		}
-		if err := seen.Put([]byte(u.Device), number(u.Data.ID)); err != nil {
+		ring = append(ring, key...)
+		if err := seen.Put([]byte(u.Device), ring[max(0, len(ring)-8*recent):]); err != nil {
 			return err
 		}
 		b := tx.Bucket(bucketData)

@@ -28,7 +28,7 @@ var (
 	bucketRules    = []byte("rules")    // sequence, 8 bytes -> Rule
 	bucketOffers   = []byte("offers")   // offer id, 32 bytes -> Offer
 	bucketData     = []byte("data")     // sequence, 8 bytes -> Uplink
-	bucketSeen     = []byte("seen")     // device -> highest uplink id, 8 bytes
+	bucketSeen     = []byte("seen")     // device -> digests of its newest uplinks, 8 bytes each
 
 	buckets = [][]byte{bucketServer, bucketMetadata, bucketReleases, bucketDevices, bucketRules, bucketOffers, bucketData, bucketSeen}
 )
