@@ -1,11 +1,15 @@
 package engine
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Kind says which type of the component model a Val holds.
 type Kind uint8
 
-// The kinds of Val. Bytes is list<u8>, which crosses the boundary in bulk and never element by element.
+// The kinds of Val. Bytes is list<u8>, which crosses the boundary in bulk and never element by element; an empty list has no
+// element to tell its type by, and arrives as KindList whatever its type, with Raw and Elems both empty.
 const (
 	KindNone Kind = iota
 	KindBool
@@ -38,7 +42,7 @@ const (
 type Val struct {
 	kind  Kind
 	set   bool     // bool: the value; option: some; result: ok; resource: owned
-	num   uint64   // integers, float bits, char, resource type<<32|rep
+	num   uint64   // integers, float bits, char, resource type<<32|rep, index of a guest's resource
 	str   string   // string, variant case, enum case
 	raw   []byte   // list<u8>
 	elems []Val    // list, tuple, record values, and the payload of variant, option and result
@@ -75,13 +79,22 @@ func S64(n int64) Val { return Val{kind: KindS64, num: uint64(n)} }
 // U64 makes a u64.
 func U64(n uint64) Val { return Val{kind: KindU64, num: n} }
 
+// F32 makes an f32.
+func F32(f float32) Val { return Val{kind: KindF32, num: uint64(math.Float32bits(f))} }
+
+// F64 makes an f64.
+func F64(f float64) Val { return Val{kind: KindF64, num: math.Float64bits(f)} }
+
+// Char makes a char; it must be a Unicode scalar value, or the call that it is part of fails.
+func Char(r rune) Val { return Val{kind: KindChar, num: uint64(uint32(r))} }
+
 // String makes a string; it must be valid UTF-8, or the call that it is part of fails.
 func String(s string) Val { return Val{kind: KindString, str: s} }
 
 // Bytes makes a list<u8>; b is not copied until the call.
 func Bytes(b []byte) Val { return Val{kind: KindBytes, raw: b} }
 
-// List makes a list of any element type but u8.
+// List makes a list; its elements are of one kind. Bytes is the cheaper way to a list<u8>.
 func List(v ...Val) Val { return Val{kind: KindList, elems: v} }
 
 // Tuple makes a tuple.
@@ -141,6 +154,14 @@ func (v Val) Uint() uint64 { return v.num }
 // Int is the value of a signed integer of any width.
 func (v Val) Int() int64 { return int64(v.num) }
 
+// Float is the value of a float of either width.
+func (v Val) Float() float64 {
+	if v.kind == KindF32 {
+		return float64(math.Float32frombits(uint32(v.num)))
+	}
+	return math.Float64frombits(v.num)
+}
+
 // IsSet is the value of a bool; true for an option that holds something, a result that is ok, a resource that is owned.
 func (v Val) IsSet() bool { return v.set }
 
@@ -177,7 +198,7 @@ func (v Val) Field(name string) Val {
 // Resource is a host resource's type and representation.
 func (v Val) Resource() (ResourceType, uint32) { return ResourceType(v.num >> 32), uint32(v.num) }
 
-// Rep is a host resource's representation.
+// Rep is a host resource's representation. Guest resources have none: pass their Val back to calls, and to Store.Drop.
 func (v Val) Rep() uint32 { return uint32(v.num) }
 
 func (v Val) String() string {

@@ -1,0 +1,111 @@
+package engine
+
+// #include "shim.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Instance of a component in a store.
+type Instance struct {
+	store     *Store
+	component *Component
+	c         C.wasmtime_component_instance_t
+}
+
+// Instantiate a component in a store; its start code runs. Where all slots are taken it waits for one, or for the end of the
+// store's context. Missing imports are an error that names them, trapping start code is a *Trap.
+func (l *Linker) Instantiate(s *Store, c *Component) (*Instance, error) {
+	if l.engine != s.engine || c.engine != s.engine {
+		return nil, errors.New("instantiate component: linker, store and component are of different engines")
+	}
+	if err := l.use(); err != nil {
+		return nil, fmt.Errorf("instantiate component: %w", err)
+	}
+	defer l.release()
+	if err := c.use(); err != nil {
+		return nil, fmt.Errorf("instantiate component: %w", err)
+	}
+	if s.closed.Load() {
+		c.release()
+		return nil, fmt.Errorf("instantiate component: %w", misuse("use of a closed store"))
+	}
+	s.used = append(s.used, c)
+	i := &Instance{store: s, component: c}
+	if err := l.fill(i); err != nil {
+		return nil, err
+	}
+	s.instances++
+	return i, nil
+}
+
+// fill takes a slot for each of the component's memories. How many there are is found by trying: a pool that has too few left
+// says so, and then the component is known to need more. The half-made instances go with the store's C part.
+func (l *Linker) fill(i *Instance) error {
+	s, c := i.store, i.component
+	for {
+		weight := c.weight.Load()
+		if err := s.engine.slots.Acquire(s.ctx, weight); err != nil {
+			return &Trap{Code: TrapInterrupt, Message: "no instance slot came free", Err: s.cause()}
+		}
+		s.slots += weight
+		if err := s.enter(); err != nil {
+			return err
+		}
+		s.running++
+		cerr := takeError(C.wasmtime_component_linker_instantiate(l.ptr, s.c.ctx, c.ptr, &i.c))
+		s.running--
+		if cerr == nil {
+			return nil
+		}
+		if !cerr.exhausted() || s.instances > 0 || weight >= int64(s.engine.plan.slots) {
+			return s.failure("instantiate component", cerr)
+		}
+		c.weight.CompareAndSwap(weight, weight+1)
+		C.dunlin_store_renew(s.c, s.engine.ptr, s.memory, s.tables)
+		s.engine.slots.Release(s.slots)
+		s.slots = 0
+	}
+}
+
+// Call an exported function. A trap is a *Trap; after one, no instance of the store can be entered again.
+func (i *Instance) Call(x *Export, args ...Val) (Val, error) {
+	s := i.store
+	if err := s.enter(); err != nil {
+		return Val{}, err
+	}
+	if x.component != i.component {
+		return Val{}, fmt.Errorf("call %s: the export is another component's", x.name)
+	}
+	err := s.send(func(b []byte) ([]byte, error) {
+		b, err := appendCount(b, len(args))
+		for n := 0; n < len(args) && err == nil; n++ {
+			b, err = appendVal(b, args[n], 0)
+		}
+		return b, err
+	})
+	if err != nil {
+		return Val{}, fmt.Errorf("call %s: %w", x.name, err)
+	}
+	s.running++
+	cerr := takeError(C.dunlin_call(s.c, &i.c, x.index, C.bool(x.result)))
+	s.running--
+	if cerr != nil {
+		return Val{}, s.failure("call "+x.name, cerr)
+	}
+	if !x.result {
+		return Val{}, nil
+	}
+	d := decoder{b: s.received()}
+	v := d.val(0)
+	if d.err != nil {
+		return Val{}, fmt.Errorf("call %s: result: %w", x.name, d.err)
+	}
+	return v, nil
+}
+
+// exhausted: wasmtime's pool had no room, which the slots should have foreseen.
+func (e *cError) exhausted() bool { return strings.Contains(e.text, "maximum concurrent limit of ") }

@@ -1,0 +1,151 @@
+package engine
+
+// #include "shim.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"math"
+	"runtime/cgo"
+	"sync"
+	"unsafe"
+)
+
+// Limits of one store. Zero fields mean the engine's defaults.
+type Limits struct {
+	Memory uint64 // bytes, each linear memory; default 128 MiB
+	Tables uint32 // elements, each table; default and at most 100,000
+}
+
+// Store is one event's world: instances, memories, resources. Not safe for concurrent use; Close ends it.
+type Store struct {
+	engine *Engine
+	c      *C.dunlin_store
+	ctx    context.Context
+	data   any
+	handle cgo.Handle
+	memory C.int64_t
+	tables C.int64_t
+
+	instances int
+	slots     int64
+	used      []*Component // kept until Close
+	running   int          // calls under way, either way
+	args      []Val        // of host calls, used again
+	hostErr   error        // of the host function that ended the guest's call
+	hostName  string       // of the host function that ran last
+
+	stop   func() bool
+	mu     sync.Mutex // between Close and the end of ctx
+	closed mark
+}
+
+// NewStore makes a store. When ctx ends, guest code running in it is interrupted (Trap with code TrapInterrupt and the ctx's cause).
+func (e *Engine) NewStore(ctx context.Context, l Limits, data any) *Store {
+	e.retain("NewStore")
+	s := &Store{engine: e, ctx: ctx, data: data, memory: defaultMemory, tables: tableElements}
+	if l.Memory > 0 {
+		s.memory = C.int64_t(min(l.Memory, math.MaxInt64))
+	}
+	if l.Tables > 0 {
+		s.tables = C.int64_t(min(l.Tables, tableElements))
+	}
+	s.handle = cgo.NewHandle(s)
+	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle), s.memory, s.tables)
+	if s.c == nil {
+		panic("engine: out of memory")
+	}
+	if ctx.Done() != nil {
+		s.stop = context.AfterFunc(ctx, s.interrupt)
+	}
+	return s
+}
+
+// interrupt ends what runs in this store; the epoch makes every running guest look, and the others go on.
+func (s *Store) interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed.Load() {
+		C.dunlin_store_interrupt(s.c, s.engine.ptr)
+	}
+}
+
+// Close ends the store and everything in it. Host resources that the guest still held are the host's to clean up: no Drop runs.
+func (s *Store) Close() {
+	if s.running > 0 {
+		panic("engine: Close of a store while a call runs in it")
+	}
+	s.mu.Lock()
+	first := s.closed.close()
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	if s.stop != nil {
+		s.stop()
+	}
+	C.dunlin_store_free(s.c)
+	s.c = nil
+	s.handle.Delete()
+	for _, c := range s.used {
+		c.release()
+	}
+	s.engine.slots.Release(s.slots)
+	s.engine.release()
+}
+
+// Data is what NewStore was given.
+func (s *Store) Data() any { return s.data }
+
+// Context is the one that NewStore was given. A host function that waits must watch it: only guest code is interrupted.
+func (s *Store) Context() context.Context { return s.ctx }
+
+// Drop a guest's resource that a call returned; the guest's destructor runs. What isn't dropped goes with Close.
+func (s *Store) Drop(v Val) error {
+	if v.kind != KindGuestResource {
+		return errors.New("drop resource: not a guest's resource")
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	s.running++
+	cerr := takeError(C.dunlin_drop_guest(s.c, C.uint32_t(v.num)))
+	s.running--
+	return s.failure("drop resource", cerr)
+}
+
+// enter refuses what would run guest code in a store that has ended.
+func (s *Store) enter() error {
+	if s.closed.Load() {
+		return misuse("use of a closed store")
+	}
+	poke()
+	s.hostErr, s.hostName = nil, ""
+	if s.ctx.Err() != nil {
+		return s.interrupted()
+	}
+	return nil
+}
+
+// received is what C left in the buffer; valid until the next crossing.
+func (s *Store) received() []byte {
+	return unsafe.Slice((*byte)(s.c.buf.data), s.c.buf.len)
+}
+
+// send puts an encoding into the buffer.
+func (s *Store) send(encode func([]byte) ([]byte, error)) error {
+	b, err := encode(unsafe.Slice((*byte)(s.c.buf.data), s.c.buf.cap)[:0])
+	if err != nil {
+		return err
+	}
+	if n := C.size_t(len(b)); n > s.c.buf.cap { // append went to Go's heap
+		s.c.buf.len = 0
+		if !C.dunlin_buf_reserve(&s.c.buf, n) {
+			return errors.New("encode value: out of memory")
+		}
+		copy(unsafe.Slice((*byte)(s.c.buf.data), n), b)
+	}
+	s.c.buf.len = C.size_t(len(b))
+	return nil
+}
