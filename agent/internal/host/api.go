@@ -1,10 +1,9 @@
 // Package host is what a guest may import: WASI 0.2 and the standard interfaces, in Go, every one off unless granted.
 package host
 
-// SKELETON: the exported API that runner is being written against. The host's author replaces each panic.
-
 import (
-	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -13,23 +12,19 @@ import (
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
 
-// Host holds the linker with every interface, defined once per engine.
-type Host struct{}
+// ErrNoResponse is what ServeHTTP returns when the guest returned without ever setting a response.
+var ErrNoResponse = errors.New("handle request: the component returned without setting a response")
 
-func New(e *engine.Engine) (*Host, error) { panic("skeleton") }
-func (h *Host) Close()                    { panic("skeleton") }
+// ErrBodyLimit is in the trap of a guest whose response body grew over Limits.Body.
+var ErrBodyLimit = errors.New("the body is larger than its limit")
 
 // Grants of one component, from its signed manifest.
 type Grants struct {
-	OutboundHosts []string          // allowed_outbound_hosts
+	OutboundHosts []string          // allowed_outbound_hosts: "scheme://host[:port]", each part may be "*", host also "*.example.com"
 	Stores        []string          // key_value_stores
 	Publish       []string          // topic filters, "uplink:" ones included
-	Variables     map[string]string // wasi:config, spin variables
+	Variables     map[string]string // wasi:config, spin variables; nil: not granted
 }
-
-// Check that everything c imports is provided and granted; the error joins one line per import, each naming the import and
-// the manifest line that would grant it. component is its name in the manifest.
-func (h *Host) Check(c *engine.Component, component string, g Grants) error { panic("skeleton") }
 
 // Handlers are the exported functions that a trigger can call; nil where the component has none.
 type Handlers struct {
@@ -41,9 +36,6 @@ type Handlers struct {
 	SpinMQTT *engine.Export
 	SpinCron *engine.Export
 }
-
-// HandlersOf c.
-func HandlersOf(c *engine.Component) Handlers { panic("skeleton") }
 
 // KV is the keyvalue data of one event: reads see the event's own writes, nothing is kept before the event's commit.
 type KV interface {
@@ -58,7 +50,7 @@ type Publisher interface {
 	Publish(topic string, payload []byte, qos byte, retain bool) error
 }
 
-// Env is what one event's guest can reach.
+// Env is what one event's guest can reach. A nil KV or Publisher is an error to the guest; other nil fields mean nothing there.
 type Env struct {
 	Grants    Grants
 	KV        KV
@@ -67,34 +59,21 @@ type Env struct {
 	Args      []string
 	Environ   map[string]string
 	Stdin     io.Reader
-	Now       func() time.Time // wall clock
+	Now       func() time.Time // wall clock; nil: time.Now
 	Client    *http.Client     // wasi:http/outgoing-handler, already restricted by the host to Grants.OutboundHosts; nil: default
 }
-
-// Guest is one instance of one component in one event. Not safe for concurrent use.
-type Guest struct{}
 
 // Limits of one event.
 type Limits struct {
 	Memory uint64 // bytes
-	Stderr int    // bytes kept of stdout and stderr together; 0: 64 KiB
+	Stderr int    // bytes kept of stdout, stderr and wasi:logging together; 0: 64 KiB
 	Body   int64  // bytes of a request or response body; 0: unlimited
 }
 
-// Instantiate c for one event. When ctx ends the guest is interrupted wherever it is, in wasm or waiting in the host.
-func (h *Host) Instantiate(ctx context.Context, e *engine.Engine, c *engine.Component, l Limits, env *Env) (*Guest, error) {
-	panic("skeleton")
-}
-
-func (g *Guest) Close() { panic("skeleton") }
-
-// ServeHTTP calls wasi:http/incoming-handler. w gets status, headers and body as the guest produces them.
-// Errors: a *engine.Trap, ErrNoResponse (the guest never set one), or what w returned.
-func (g *Guest) ServeHTTP(x *engine.Export, w ResponseWriter, r *http.Request) error {
-	panic("skeleton")
-}
-
-// ResponseWriter takes a guest's response. Unlike net/http's it can refuse, and it sees the end.
+// ResponseWriter takes a guest's response. Unlike net/http's it can refuse, and it sees the end: Finish is called once, when
+// the body is complete. It may also have Informational(status int, header http.Header) error for 1xx responses, and
+// SetReadDeadline and SetWriteDeadline(time.Time) error, as http.ResponseController has: the host sets both to the past when the event's ctx
+// ends, so that neither a Read of the request nor a Write of the response holds on to the event.
 type ResponseWriter interface {
 	Start(status int, header http.Header) error
 	Write(p []byte) (int, error)
@@ -107,9 +86,6 @@ type Message struct {
 	Payload []byte
 }
 
-// HandleMessage calls Handlers.MQTT or .SpinMQTT. A guest's own error result is a *GuestError.
-func (g *Guest) HandleMessage(h Handlers, m Message) error { panic("skeleton") }
-
 // Tick for the timer's handlers.
 type Tick struct {
 	Scheduled, Actual time.Time
@@ -117,10 +93,32 @@ type Tick struct {
 	ClockTrusted      bool
 }
 
-// HandleTick calls Handlers.Timer, .SpinCron or .Command, the first that there is.
-func (g *Guest) HandleTick(h Handlers, t Tick) error { panic("skeleton") }
-
 // GuestError is the error that a handler returned by itself.
 type GuestError struct{ Message string }
 
-func (e *GuestError) Error() string { panic("skeleton") }
+func (e *GuestError) Error() string { return "the component returned an error: " + e.Message }
+
+// Host holds the linker with every interface, defined once per engine. Safe for concurrent use.
+type Host struct {
+	linker   *engine.Linker
+	provided map[string]*iface // by exact name, and by compatible name ("wasi:io/poll@0.2")
+	client   *http.Client
+}
+
+// New host with every interface that guests may import, linked on e.
+func New(e *engine.Engine) (*Host, error) {
+	h := &Host{linker: e.NewLinker(), client: defaultClient(), provided: provided(interfaces())}
+	for _, i := range interfaces() {
+		if err := h.linker.Define(i.name, i.define()); err != nil {
+			h.linker.Close()
+			return nil, fmt.Errorf("define %s: %w", i.name, err)
+		}
+	}
+	return h, nil
+}
+
+// Close frees the linker. No Guest may be alive.
+func (h *Host) Close() {
+	h.linker.Close()
+	h.client.CloseIdleConnections()
+}

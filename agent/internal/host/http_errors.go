@@ -1,0 +1,130 @@
+package host
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"dunlin.dev/dunlin/agent/internal/engine"
+)
+
+// codeError is an error that has a wasi:http error-code of its own.
+type codeError struct {
+	code engine.Val
+	err  error
+}
+
+func (e *codeError) Error() string { return e.err.Error() }
+func (e *codeError) Unwrap() error { return e.err }
+
+// code makes a codeError; the payload is the variant's.
+func code(name string, err error, payload ...engine.Val) error {
+	return &codeError{engine.Variant(name, payload...), err}
+}
+
+var (
+	errConnectTimeout   = code("connection-timeout", errors.New("the connect timeout has passed"))
+	errFirstByteTimeout = code("connection-read-timeout", errors.New("the first-byte timeout has passed"))
+	errBetweenBytes     = code("connection-read-timeout", errors.New("the between-bytes timeout has passed"))
+)
+
+// httpErrorCode gives the error-code behind a stream's error, if it is one of HTTP's.
+func httpErrorCode(g *Guest, a []engine.Val) (engine.Val, error) {
+	e, err := get[ioError](g, a[0])
+	if err != nil {
+		return none, err
+	}
+	var c *codeError
+	if errors.As(e.err, &c) {
+		return engine.Some(c.code), nil
+	}
+	return absent, nil
+}
+
+// errorCode maps what net/http reports about an outgoing request to wasi:http's error-code.
+func errorCode(err error) engine.Val {
+	var (
+		c           *codeError
+		dns         *net.DNSError
+		alert       tls.AlertError
+		record      tls.RecordHeaderError
+		certificate *tls.CertificateVerificationError
+		hostname    x509.HostnameError
+		authority   x509.UnknownAuthorityError
+		invalid     x509.CertificateInvalidError
+		timeout     net.Error
+	)
+	switch {
+	case errors.As(err, &c):
+		return c.code
+	case errors.As(err, &dns):
+		switch {
+		case dns.IsTimeout:
+			return engine.Variant("DNS-timeout")
+		case dns.IsNotFound:
+			return dnsError("NXDOMAIN")
+		}
+		return dnsError("SERVFAIL")
+	case errors.As(err, &alert):
+		return engine.Variant("TLS-alert-received", engine.Record(
+			engine.Field{Name: "alert-id", Val: engine.Some(engine.U8(uint8(alert)))},
+			engine.Field{Name: "alert-message", Val: someText(alert.Error())},
+		))
+	case errors.As(err, &certificate), errors.As(err, &hostname), errors.As(err, &authority), errors.As(err, &invalid):
+		return engine.Variant("TLS-certificate-error")
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return engine.Variant("TLS-protocol-error")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return engine.Variant("connection-refused")
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return engine.Variant("destination-IP-unroutable")
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return engine.Variant("destination-IP-prohibited")
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return engine.Variant("connection-limit-reached")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return engine.Variant("connection-timeout")
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, net.ErrClosed):
+		return engine.Variant("connection-terminated")
+	case strings.Contains(err.Error(), "server response headers exceeded"): // net/http has no value for it
+		return engine.Variant("HTTP-response-header-section-size", absent)
+	case strings.Contains(err.Error(), "malformed HTTP"):
+		return engine.Variant("HTTP-protocol-error")
+	}
+	return engine.Variant("internal-error", someText(err.Error()))
+}
+
+func dnsError(rcode string) engine.Val {
+	return engine.Variant("DNS-error", engine.Record(
+		engine.Field{Name: "rcode", Val: someText(rcode)},
+		engine.Field{Name: "info-code", Val: absent},
+	))
+}
+
+// bodyError gives an error of a body's reader its error-code: a body that breaks off is incomplete.
+func bodyError(err error) error {
+	var c *codeError
+	switch {
+	case err == nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &c):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return code("HTTP-response-incomplete", err)
+	}
+	return &codeError{errorCode(err), err}
+}
+
+// describe an error-code that a guest gave instead of a response.
+func describe(code engine.Val) string {
+	p := code.Payload()
+	if code.Text() == "internal-error" && p.IsSet() {
+		return fmt.Sprintf("%s: %s", code.Text(), p.Payload().Text())
+	}
+	return code.Text()
+}

@@ -1,0 +1,265 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+// futureResponse becomes the answer to an outgoing request.
+type futureResponse struct {
+	cancel  context.CancelCauseFunc
+	between time.Duration
+
+	mu   sync.Mutex
+	done bool
+	got  bool
+	resp *http.Response
+	err  error
+}
+
+func (r *futureResponse) ready() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done
+}
+
+// drop gives up on an answer that nobody took.
+func (r *futureResponse) drop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.got && r.err == nil {
+		return
+	}
+	r.got = true
+	r.cancel(nil)
+	if r.resp != nil {
+		_ = r.resp.Body.Close()
+	}
+}
+
+// run the request, in a goroutine of its own.
+func (r *futureResponse) run(g *Guest, send func() (*http.Response, error)) {
+	resp, err := send()
+	r.mu.Lock()
+	r.done, r.resp, r.err = true, resp, err
+	late := r.got
+	r.mu.Unlock()
+	if late && resp != nil { // dropped meanwhile
+		_ = resp.Body.Close()
+	}
+	g.inFlight.Add(-1)
+	g.notify()
+}
+
+// outgoingHandle starts an outgoing request, if the component's grants allow it.
+func outgoingHandle(g *Guest, a []engine.Val) (engine.Val, error) {
+	r, err := take[outgoingRequest](g, a[0])
+	if err != nil {
+		return none, err
+	}
+	options := noOptions()
+	if a[1].IsSet() {
+		if options, err = take[requestOptions](g, a[1].Payload()); err != nil {
+			return none, err
+		}
+	}
+	future, err := g.send(r, options)
+	if err != nil {
+		if r.body != nil {
+			r.body.fail(err)
+		}
+		return engine.Err(errorCode(err)), nil
+	}
+	return ownOK(g, typFutureIncomingResponse, future)
+}
+
+func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureResponse, error) {
+	target, err := r.url()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.allowed(target); err != nil {
+		g.log.emit(slog.LevelWarn, "wasi:http", err.Error())
+		return nil, err
+	}
+	if g.inFlight.Load() >= maxInFlight {
+		return nil, code("connection-limit-reached", fmt.Errorf("%d outgoing requests are under way, which is the limit", maxInFlight))
+	}
+	ctx, cancel := context.WithCancelCause(g.ctx)
+	req, err := http.NewRequestWithContext(options.trace(ctx, cancel), r.method, target.String(), http.NoBody)
+	if err != nil {
+		cancel(nil)
+		return nil, code("HTTP-request-URI-invalid", err)
+	}
+	req.Header = r.headers.header()
+	if len(req.Header["User-Agent"]) == 0 {
+		req.Header["User-Agent"] = []string{""} // net/http would add its own
+	}
+	repeatable, err := r.attachBody(g, req)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	client := g.host.client
+	if g.env.Client != nil {
+		client = withoutRedirects(g.env.Client)
+	}
+	future := &futureResponse{cancel: cancel, between: options.betweenBytes}
+	g.inFlight.Add(1)
+	go future.run(g, func() (*http.Response, error) {
+		resp, err := attempt(client, req, repeatable)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+				err = cause // one of the guest's own timeouts
+			}
+			cancel(nil)
+		}
+		return resp, err
+	})
+	return future, nil
+}
+
+// url of the request, or an error-code.
+func (r *outgoingRequest) url() (*url.URL, error) {
+	scheme := r.scheme
+	if scheme == "" {
+		scheme = "https"
+	}
+	if scheme != "http" && scheme != "https" {
+		return nil, code("HTTP-protocol-error", fmt.Errorf("scheme %q is neither http nor https", scheme))
+	}
+	if r.authority == "" {
+		return nil, code("HTTP-request-URI-invalid", errors.New("the request has no authority"))
+	}
+	path := r.path
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	u, err := url.Parse(scheme + "://" + r.authority + path)
+	if err != nil || u.Host != r.authority || u.User != nil {
+		return nil, code("HTTP-request-URI-invalid", fmt.Errorf("%s://%s%s is not a URL that can be requested", scheme, r.authority, path))
+	}
+	return u, nil
+}
+
+// allowed checks a URL against allowed_outbound_hosts.
+func (g *Guest) allowed(u *url.URL) error {
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		host = addr.String()
+	}
+	var port uint16
+	if p := u.Port(); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || n == 0 {
+			return code("HTTP-request-URI-invalid", fmt.Errorf("port %s of %s is no port", p, u.Host))
+		}
+		port = uint16(n)
+	}
+	for _, s := range g.env.Grants.OutboundHosts {
+		if o, err := wire.ParseOutbound(s); err == nil && o.Allows(u.Scheme, host, port) {
+			return nil
+		}
+	}
+	return code("HTTP-request-denied", fmt.Errorf("request to %s://%s denied: add it to allowed_outbound_hosts", u.Scheme, u.Host))
+}
+
+// attachBody gives req its body, and reports whether the request can be sent again.
+func (r *outgoingRequest) attachBody(g *Guest, req *http.Request) (repeatable bool, err error) {
+	idempotent := r.method == "GET" || r.method == "HEAD" || r.method == "OPTIONS" || r.method == "TRACE" || r.method == "PUT" || r.method == "DELETE"
+	b := r.body
+	switch {
+	case b.err != nil:
+		return false, b.err
+	case !r.taken || b.finished && b.written == 0:
+		return idempotent, nil
+	case b.finished:
+		sent := b.unsent
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(sent))), nil }
+		req.Body, _ = req.GetBody()
+		req.ContentLength = int64(len(sent))
+		if b.trailers != nil {
+			req.Trailer, req.ContentLength = b.trailers.header(), -1
+		}
+		return idempotent && b.trailers == nil, nil
+	}
+	p := newPipe(g.notify)
+	req.Body, req.ContentLength = p, b.length
+	return false, b.attach(p)
+}
+
+func futureGet(g *Guest, a []engine.Val) (engine.Val, error) {
+	r, err := get[futureResponse](g, a[0])
+	if err != nil {
+		return none, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !r.done:
+		return absent, nil
+	case r.got:
+		return engine.Some(errUnit), nil
+	}
+	r.got = true
+	if r.err != nil {
+		return engine.Some(engine.OK(engine.Err(errorCode(r.err)))), nil
+	}
+	resp := r.resp
+	src := &source{err: errClosed}
+	body := &responseBody{resp.Body, g.limited(resp.Body, "HTTP-response-body-size"), r.between, r.cancel}
+	if resp.Body == http.NoBody || resp.ContentLength == 0 {
+		_ = body.Close()
+	} else {
+		src = newSource(body, resp.ContentLength, g.notify)
+	}
+	v, err := own(g, typIncomingResponse, &incomingResponse{
+		status:  resp.StatusCode,
+		headers: fieldsOf(resp.Header),
+		body:    &incomingBody{src: src, trailer: func() http.Header { return resp.Trailer }},
+	})
+	if err != nil {
+		_ = body.Close()
+		return none, err
+	}
+	return engine.Some(engine.OK(engine.OK(v))), nil
+}
+
+// responseBody bounds each read in time and gives its errors their error-code.
+type responseBody struct {
+	close   io.Closer
+	r       io.Reader
+	between time.Duration
+	cancel  context.CancelCauseFunc
+}
+
+func (b *responseBody) Read(p []byte) (int, error) {
+	if b.between == 0 {
+		n, err := b.r.Read(p)
+		return n, bodyError(err)
+	}
+	late := time.AfterFunc(b.between, func() { b.cancel(errBetweenBytes) })
+	n, err := b.r.Read(p)
+	if !late.Stop() && err != nil {
+		err = errBetweenBytes
+	}
+	return n, bodyError(err)
+}
+
+func (b *responseBody) Close() error {
+	b.cancel(nil)
+	return b.close.Close()
+}
