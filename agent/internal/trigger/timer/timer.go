@@ -2,9 +2,14 @@
 package timer
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
@@ -15,22 +20,22 @@ type Missed string
 // Overlap says what becomes of a firing that is due while the one before still runs.
 type Overlap string
 
-// Policies of a Timer; the empty ones mean skip.
+// Policies of a Timer; the empty ones mean skip. What is not fired is counted in the next tick.
 const (
 	MissedSkip Missed = "skip" // none of them
 	MissedOnce Missed = "once" // one tick for all
-	MissedAll  Missed = "all"  // each, oldest first, at most maxCatchUp
+	MissedAll  Missed = "all"  // each, oldest first, at most 100
 
 	OverlapSkip  Overlap = "skip"
-	OverlapQueue Overlap = "queue"
+	OverlapQueue Overlap = "queue" // at most 100
 )
 
 // Timer is one binding. Exactly one of Every and Cron is set.
 type Timer struct {
 	ID       string
-	Every    time.Duration
-	Cron     string // five fields, or six with seconds first
-	Timezone string // IANA name; "" is UTC
+	Every    time.Duration // of time that the board is awake
+	Cron     string        // five fields, or six with seconds first
+	Timezone string        // IANA name; "" is UTC
 	Missed   Missed
 	Overlap  Overlap
 	Handle   trigger.Handler
@@ -44,17 +49,299 @@ type Config struct {
 	Drain   time.Duration        // how long Run waits for ticks in flight before it cancels them; 0: 10 s
 }
 
-// Source fires timers.
-type Source struct{}
+const (
+	recheck    = time.Minute            // a wall clock that is set gives no sign: look at it this often while a cron line waits
+	retryPause = 100 * time.Millisecond // before a tick is offered again to a handler that could not take it
+)
+
+// Source fires timers. It has no goroutine but one for each timer, which sleeps.
+type Source struct {
+	cfg      Config
+	log      *slog.Logger
+	handlers context.Context // of ticks
+	cancel   context.CancelFunc
+	ticks    sync.WaitGroup
+
+	mu      sync.Mutex
+	timers  map[string]*running
+	started context.Context // Run's; nil before
+}
+
+// running is one timer with what is remembered of it.
+type running struct {
+	source *Source
+	sched  schedule
+	stop   context.CancelFunc // of its loop
+
+	mu      sync.Mutex
+	timer   Timer
+	skipped uint32          // firings since the last tick that nothing handled
+	waiting []*trigger.Tick // to be handled in order
+	busy    bool            // a goroutine handles waiting
+	gone    bool            // no longer bound
+}
 
 // New makes a source; Run fires.
-func New(cfg Config, log *slog.Logger) *Source { panic("skeleton") }
+func New(cfg Config, log *slog.Logger) *Source {
+	if cfg.Wall == nil {
+		cfg.Wall = time.Now
+	}
+	if cfg.Elapsed == nil {
+		cfg.Elapsed = bootTime
+	}
+	if cfg.Trusted == nil {
+		cfg.Trusted = func() bool { return true }
+	}
+	cfg.Drain = cmp.Or(cfg.Drain, 10*time.Second)
+	s := &Source{cfg: cfg, log: log, timers: map[string]*running{}}
+	s.handlers, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+func bootTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // every Linux since 2.6.39 has it
+	}
+	return time.Duration(t.Nano())
+}
 
 // Set replaces the timers. One whose schedule is unchanged goes on; its next tick goes to the new handler.
-func (s *Source) Set(timers []Timer) error { panic("skeleton") }
+func (s *Source) Set(timers []Timer) error {
+	scheds := make([]schedule, len(timers))
+	seen := map[string]bool{}
+	for i, t := range timers {
+		if seen[t.ID] {
+			return fmt.Errorf("set timers: two have the id %s", t.ID)
+		}
+		seen[t.ID] = true
+		var err error
+		if scheds[i], err = t.schedule(); err != nil {
+			return fmt.Errorf("set timers: %s: %w", t.ID, err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.timers {
+		if !seen[id] {
+			r.end()
+			delete(s.timers, id)
+		}
+	}
+	for i, t := range timers {
+		if r := s.timers[t.ID]; r != nil {
+			if r.update(t) {
+				continue
+			}
+			r.end()
+		}
+		r := &running{source: s, sched: scheds[i], timer: t}
+		s.timers[t.ID] = r
+		if s.started != nil {
+			r.start(s.started)
+		}
+	}
+	return nil
+}
+
+func (t Timer) schedule() (schedule, error) {
+	switch {
+	case (t.Every != 0) == (t.Cron != ""):
+		return nil, fmt.Errorf("want either every or cron")
+	case t.Every < 0:
+		return nil, fmt.Errorf("every is %s: want more than 0", t.Every)
+	case t.Every > 0:
+		return interval{time.Now(), t.Every}, nil
+	}
+	return parseCron(t.Cron, t.Timezone)
+}
 
 // Run fires until ctx ends, then waits for ticks in flight.
-func (s *Source) Run(ctx context.Context) error { panic("skeleton") }
+func (s *Source) Run(ctx context.Context) error {
+	s.mu.Lock()
+	s.started = ctx
+	for _, r := range s.timers {
+		r.start(ctx)
+	}
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	for _, r := range s.timers {
+		r.end()
+	}
+	s.mu.Unlock()
+	defer s.cancel()
+	idle := make(chan struct{})
+	go func() {
+		s.ticks.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return nil
+	case <-time.After(s.cfg.Drain):
+		return fmt.Errorf("stop timers: ticks were still in flight after %s", s.cfg.Drain)
+	}
+}
 
 // Status of the source.
-func (s *Source) Status() trigger.Status { panic("skeleton") }
+func (s *Source) Status() trigger.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := trigger.Status{Source: string(trigger.KindTimer), Health: trigger.Healthy}
+	if s.started == nil || s.started.Err() != nil {
+		st.Health = trigger.Stopped
+		return st
+	}
+	for _, r := range s.timers {
+		if _, byMonotonic := r.sched.(interval); !byMonotonic && !s.cfg.Trusted() {
+			st.Detail = "cron timers go by a clock that is not synchronised"
+		}
+	}
+	return st
+}
+
+// update gives r a new handler; false if anything else has changed.
+func (r *running) update(t Timer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.timer
+	same := old.Every == t.Every && old.Cron == t.Cron && old.Timezone == t.Timezone && old.Missed == t.Missed && old.Overlap == t.Overlap
+	if same {
+		r.timer = t
+	}
+	return same
+}
+
+func (r *running) start(ctx context.Context) {
+	ctx, r.stop = context.WithCancel(ctx)
+	if i, ok := r.sched.(interval); ok {
+		i.anchor = time.Now() // it may have been set long before Run
+		r.sched = i
+	}
+	go r.loop(ctx)
+}
+
+// end the loop; the tick that is being handled goes on, those that wait are dropped.
+func (r *running) end() {
+	if r.stop != nil {
+		r.stop()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone, r.waiting = true, nil
+}
+
+// loop sleeps until the next firing, and fires.
+func (r *running) loop(ctx context.Context) {
+	_, byMonotonic := r.sched.(interval)
+	before := r.source.read()
+	last := before.wall
+	if i, ok := r.sched.(interval); ok {
+		last = i.anchor
+	}
+	for {
+		now := time.Now()
+		if !byMonotonic {
+			reading := r.source.read()
+			last = afterStep(last, before, reading)
+			before, now = reading, reading.wall
+		}
+		r.fire(last, now)
+		if now.After(last) {
+			last = now
+		}
+		next := r.sched.Next(last)
+		if next.IsZero() {
+			r.source.log.Warn("timer has no next time", "trigger", r.timer.ID)
+			return
+		}
+		pause := next.Sub(now)
+		if !byMonotonic {
+			pause = min(pause, recheck)
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Source) read() reading {
+	// Without its monotonic reading: the wall clock is what cron lines mean.
+	return reading{wall: s.cfg.Wall().Round(0), elapsed: s.cfg.Elapsed()}
+}
+
+// fire hands what is due to the handler's goroutine, and starts that where it doesn't run.
+func (r *running) fire(last, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var fire []firing
+	fire, r.skipped = due(r.sched, last, now, r.timer.Missed, r.skipped)
+	if len(fire) == 0 || r.gone {
+		return
+	}
+	if r.busy && r.timer.Overlap != OverlapQueue {
+		for _, f := range fire {
+			r.skipped = add(r.skipped, 1+int(f.missed))
+		}
+		return
+	}
+	wall := r.source.cfg.Wall()
+	for _, f := range fire {
+		if len(r.waiting) == maxCatchUp {
+			f.missed = add(f.missed, 1+int(r.waiting[0].Missed))
+			r.waiting = r.waiting[1:]
+		}
+		// By how late it is, so that an interval's scheduled time is right on a clock that was set meanwhile.
+		r.waiting = append(r.waiting, &trigger.Tick{Scheduled: wall.Add(-now.Sub(f.scheduled)).In(f.scheduled.Location()), Missed: f.missed})
+	}
+	if !r.busy {
+		r.busy = true
+		r.source.ticks.Add(1)
+		go r.handle()
+	}
+}
+
+// handle ticks, one after the other, until none waits.
+func (r *running) handle() {
+	defer r.source.ticks.Done()
+	ctx := r.source.handlers
+	for {
+		r.mu.Lock()
+		if len(r.waiting) == 0 {
+			r.busy = false
+			r.mu.Unlock()
+			return
+		}
+		tick := r.waiting[0]
+		r.waiting = r.waiting[1:]
+		r.mu.Unlock()
+		for {
+			r.mu.Lock()
+			t, gone := r.timer, r.gone
+			r.mu.Unlock()
+			if gone {
+				break
+			}
+			tick.Actual, tick.ClockTrusted = r.source.cfg.Wall(), r.source.cfg.Trusted()
+			err := trigger.Guarded(ctx, t.Handle, &trigger.Event{Kind: trigger.KindTimer, Trigger: t.ID, At: time.Now(), Timer: tick})
+			reason := trigger.ReasonOf(err)
+			if reason != trigger.Closed && reason != trigger.Busy {
+				if err != nil {
+					r.source.log.Error("give up on tick", "trigger", t.ID, "scheduled", tick.Scheduled, "error", err)
+				}
+				break
+			}
+			// It was not tried: an upgrade is under way, or too much waits.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retryPause):
+			}
+		}
+	}
+}
