@@ -23,6 +23,25 @@ var HelloCLI []byte
 //go:embed counter/counter.wasm
 var Counter []byte
 
+// Coldroom1 and Coldroom2 are two versions of the demo's guard of a cold room, over the same records. MQTT
+// (tele/<sensor>/SENSOR, as Tasmota sends), timer (silent sensors) and HTTP (/coldroom, /coldroom/api); variables threshold,
+// hysteresis and silent_after; alarms on "alarms/coldroom/<sensor>". The API says which version answers.
+//
+//go:embed coldroom/coldroom-v1.wasm
+var Coldroom1 []byte
+
+// Coldroom2 adds a rolling average and a trend.
+//
+//go:embed coldroom/coldroom-v2.wasm
+var Coldroom2 []byte
+
+// Hostile does wrong what a handler can, as told by the last part of a request's path or by a message's payload: panic, loop,
+// sleep, stack, memory, stderr (10 MiB), half (effects, then a trap), flood (64 MiB of effects), and ok; by HTTP alone never
+// (no response), leak, twice, open, drop, late and endless; by message alone fail (an error result).
+//
+//go:embed hostile/hostile.wasm
+var Hostile []byte
+
 // Sums is the digest list, in sha256sum's form.
 //
 //go:embed SHA256SUMS

@@ -14,6 +14,9 @@ func committed() map[string][]byte {
 		"hello-http/hello-http.wasm": HelloHTTP,
 		"hello-cli/hello-cli.wasm":   HelloCLI,
 		"counter/counter.wasm":       Counter,
+		"coldroom/coldroom-v1.wasm":  Coldroom1,
+		"coldroom/coldroom-v2.wasm":  Coldroom2,
+		"hostile/hostile.wasm":       Hostile,
 	}
 }
 
