@@ -95,9 +95,13 @@ func fromTUF(role Role, got, known int64, err error) *Error {
 	case errors.Is(err, &metadata.ErrLengthOrHashMismatch{}):
 		kind = Mismatch
 	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
-		kind = Mismatch
-		if got < known {
+		switch {
+		case role == Snapshot && got == known: // go-tuf's text has the two numbers the wrong way round
+			return verdict(Rollback, role, got, "it goes back to older targets")
+		case role == Timestamp || got <= known:
 			kind = Rollback
+		default:
+			kind = Mismatch
 		}
 	case errors.Is(err, &metadata.ErrRepository{}):
 		kind = Mismatch
