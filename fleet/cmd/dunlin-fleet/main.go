@@ -17,8 +17,8 @@ import (
 	"dunlin.dev/dunlin/fleet"
 )
 
-// version and built are set by the linker.
-var version, built = "devel", ""
+// version is set by the linker.
+var version = "devel"
 
 // shutdown is how long requests in flight may take after the first signal.
 const shutdown = 10 * time.Second
@@ -46,6 +46,8 @@ func run(args []string) error {
 	}
 	// A second signal ends the process: the database takes that as it takes a power cut.
 	context.AfterFunc(ctx, stop)
+	watched, unwatch := context.WithCancel(ctx)
+	defer unwatch()
 	ready := func() {
 		name := s.Fleet()
 		if name == "" {
@@ -54,11 +56,9 @@ func run(args []string) error {
 		}
 		cfg.Log.Info("admin token", "file", filepath.Join(cfg.Data, fleet.AdminTokenFile))
 		cfg.Log.Info("join token, for boards", "file", filepath.Join(cfg.Data, fleet.JoinTokenFile))
+		go supervise(watched, s.Health, cfg.Log)
 		fmt.Printf("dunlin-fleet: ready http=%s mqtt=%s fleet=%s\n", s.HTTP(), s.MQTT(), name)
 	}
-	watched, unwatch := context.WithCancel(ctx)
-	defer unwatch()
-	go supervise(watched, s.Health, cfg.Log)
 	return s.Run(ctx, shutdown, ready)
 }
 

@@ -1,0 +1,373 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"dunlin.dev/dunlin/fleet/internal/client"
+	"dunlin.dev/dunlin/fleet/internal/model"
+	"dunlin.dev/dunlin/fleet/manifest"
+	"dunlin.dev/dunlin/fleet/trust"
+	"dunlin.dev/dunlin/fleet/wire"
+)
+
+var push = Command{
+	Name:  "push",
+	Short: "sign this folder's release and bring it to boards",
+	Help: `Usage:
+  dunlin push [flags] --device NAME | --label KEY=VALUE | --all
+
+Reads dunlin.toml and its components, uploads what the server doesn't have, signs the release here, assigns it to boards
+and waits until they run it. Boards that are offline get it when they are back; boards that join later and match the
+label (or --all) get it too. Run it again at any time: what is done is not done again. The bytes of a version never
+change: raise the version for other ones.
+
+Flags:
+  -f FILE              the manifest (default dunlin.toml)
+  --device NAME        one board
+  --label KEY=VALUE    boards with that label; several times: all of them
+  --all                every board
+  --keys DIR           folder with release.pem and root.json (default keys)
+  --wait=false         don't wait for the boards (--no-wait does the same)
+  --timeout TIME       wait at most that long (default 5m)
+  --json               print the final table as JSON
+` + serverHelp + `
+Example:
+  dunlin push -f greenhouse/dunlin.toml --label site=north --to https://fleet.example
+
+Exit codes: 3 when a board failed or refused it, 4 when boards were still at it when the time was over.
+`,
+	Run: runPush,
+}
+
+type pushFlags struct {
+	server
+	file, device string
+	labels       labelFlag
+	all          bool
+	wait, noWait bool
+	timeout      time.Duration
+	json         bool
+}
+
+// labelFlag collects KEY=VALUE.
+type labelFlag map[string]string
+
+func (l labelFlag) String() string { return labels(l) }
+
+func (l labelFlag) Set(s string) error {
+	k, v, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return fmt.Errorf("want KEY=VALUE")
+	}
+	l[k] = v
+	return nil
+}
+
+func (p *pushFlags) selector() (model.Selector, error) {
+	s := model.Selector{Device: p.device, Labels: p.labels, All: p.all}
+	if err := s.Check(); err != nil {
+		if p.device == "" && len(p.labels) == 0 && !p.all {
+			return s, Hint(Usage("which boards?"), "say --device NAME, --label KEY=VALUE or --all")
+		}
+		return s, Usage("%v", err)
+	}
+	return s, nil
+}
+
+func runPush(ctx context.Context, env *Env, args []string) error {
+	p := pushFlags{labels: labelFlag{}}
+	f := flag.NewFlagSet("push", flag.ContinueOnError)
+	p.flags(f)
+	f.StringVar(&p.file, "f", "dunlin.toml", "")
+	f.StringVar(&p.device, "device", "", "")
+	f.Var(p.labels, "label", "")
+	f.BoolVar(&p.all, "all", false, "")
+	f.BoolVar(&p.wait, "wait", true, "")
+	f.BoolVar(&p.noWait, "no-wait", false, "")
+	f.DurationVar(&p.timeout, "timeout", 5*time.Minute, "")
+	f.BoolVar(&p.json, "json", false, "")
+	if rest, err := parse(f, args); err != nil || len(rest) > 0 {
+		return errors.Join(err, extra(rest))
+	}
+	selector, err := p.selector()
+	if err != nil {
+		return err
+	}
+	r, err := readRelease(p.file)
+	if err != nil {
+		return err
+	}
+	if env.Check != nil {
+		if err := env.Check(ctx, r.release, r.components); err != nil {
+			return err
+		}
+	}
+	keys, err := openKeys(p.keys)
+	if err != nil {
+		return err
+	}
+	c, err := p.connect(env)
+	if err != nil {
+		return err
+	}
+	out := newProgress(env.Stderr, env.Terminal)
+	out.line("release", "%s %s, %s, %s", r.release.Application, r.release.Version, plural(len(r.components), "component"), amount(r.size()))
+	// A version whose bytes differ is told before megabytes are sent.
+	if _, _, err := keys.targets(ctx, c, r, env.Now()); err != nil {
+		return err
+	}
+	if err := upload(ctx, c, r, out); err != nil {
+		return err
+	}
+	if err := keys.release(ctx, c, r, env.Now(), out); err != nil {
+		return err
+	}
+	assigned, err := c.Assign(ctx, model.NewDesired{Application: r.release.Application, Version: r.release.Version, Selector: selector})
+	if err != nil {
+		return err
+	}
+	out.line("assign", "%s: %s now", selector, plural(len(assigned.Devices), "board"))
+	return finish(ctx, env, c, out, &p, r, assigned)
+}
+
+// finish waits for the boards and prints the table.
+func finish(ctx context.Context, env *Env, c *client.Client, out *progress, p *pushFlags, r *localRelease, assigned model.Assigned) error {
+	w := &waiting{application: r.release.Application, version: r.release.Version, generations: map[string]uint64{}, started: env.Now()}
+	for _, d := range assigned.Devices {
+		w.generations[d.Name] = d.Generation
+	}
+	late := false
+	list := model.Devices{}
+	var err error
+	if p.wait && !p.noWait {
+		list, late, err = w.wait(ctx, c, out, p.timeout, env.Now)
+	} else {
+		list, err = c.Devices(ctx, 0, 0)
+	}
+	if err != nil {
+		return err
+	}
+	rows, failed := w.rows(list.Devices, env.Now())
+	if p.json {
+		err = printJSON(env.Stdout, struct {
+			Application string      `json:"application"`
+			Version     string      `json:"version"`
+			Release     wire.Digest `json:"release"`
+			Devices     []row       `json:"devices"`
+		}{r.release.Application, r.release.Version, wire.Sum(r.manifest), rows})
+	} else if len(rows) > 0 {
+		err = printRows(env.Stdout, rows)
+	}
+	switch {
+	case err != nil:
+		return err
+	case failed:
+		return &exit{code: ExitRefused}
+	case late:
+		return Hint(&exit{ExitTimeout, fmt.Sprintf("boards were still at it after %s", p.timeout)}, "they go on by themselves; dunlin devices shows how far they are")
+	}
+	return nil
+}
+
+// localRelease is a manifest and its components, read and resolved.
+type localRelease struct {
+	release    wire.Release
+	manifest   []byte // canonical
+	components map[string][]byte
+}
+
+func (r *localRelease) size() (n int64) {
+	for _, b := range r.components {
+		n += int64(len(b))
+	}
+	return n
+}
+
+func readRelease(path string) (*localRelease, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, Hint(fmt.Errorf("no manifest %s", path), "name it with -f, or go to its folder")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	m, err := manifest.Parse(path, b)
+	if err != nil {
+		return nil, err
+	}
+	r := &localRelease{components: map[string][]byte{}}
+	blobs := map[string]manifest.Blob{}
+	for _, name := range slices.Sorted(maps.Keys(m.Components)) {
+		source := m.Components[name].Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(filepath.Dir(path), source)
+		}
+		if fi, err := os.Stat(source); err == nil && fi.Size() > wire.MaxBlobBytes {
+			return nil, fmt.Errorf("read component %s: %s is larger than %s", name, source, amount(wire.MaxBlobBytes))
+		}
+		c, err := os.ReadFile(source)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, Hint(fmt.Errorf("read component %s: no file %s", name, source), "build it first, or change its source in %s", path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read component %s: %w", name, err)
+		}
+		if len(c) == 0 {
+			return nil, fmt.Errorf("read component %s: %s is empty", name, source)
+		}
+		r.components[name] = c
+		blobs[name] = manifest.Blob{Digest: wire.Sum(c), Size: int64(len(c))}
+	}
+	if r.release, err = m.Resolve(blobs); err != nil {
+		return nil, err
+	}
+	if r.manifest, err = wire.MarshalRelease(r.release); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func upload(ctx context.Context, c *client.Client, r *localRelease, out *progress) error {
+	for _, name := range slices.Sorted(maps.Keys(r.components)) {
+		b := r.components[name]
+		bar := out.bar("upload", name, int64(len(b)))
+		sent, err := c.Upload(ctx, wire.Sum(b), int64(len(b)), strings.NewReader(string(b)), bar.set)
+		if err != nil {
+			bar.abort()
+			return err
+		}
+		if sent {
+			bar.done("%s", amount(int64(len(b))))
+		} else {
+			bar.done("the server has it")
+		}
+	}
+	return nil
+}
+
+// folder is an opened keys folder.
+type folder struct {
+	dir    string
+	root   []byte
+	key    trust.Key
+	memory memory
+}
+
+func openKeys(dir string) (*folder, error) {
+	memory, err := readMemory(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, Hint(fmt.Errorf("no keys in %s", dir), "make them once with dunlin keys init, or name their folder with --keys")
+	}
+	if err != nil {
+		return nil, err
+	}
+	k := &folder{dir: dir, memory: memory}
+	if k.root, err = os.ReadFile(filepath.Join(dir, rootFile)); err != nil {
+		return nil, fmt.Errorf("read root: %w", err)
+	}
+	path := filepath.Join(dir, releaseKeyFile)
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read release key: %w", err)
+	}
+	if fi, err := os.Stat(path); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		return nil, Hint(fmt.Errorf("read release key: others may read %s (mode %#o)", path, fi.Mode().Perm()), "chmod 600 %s", path)
+	}
+	if k.key, err = trust.ParseKey(pem); err != nil {
+		return nil, fmt.Errorf("read release key %s: %w", path, err)
+	}
+	return k, nil
+}
+
+// targets fetches the newest targets, believes them only if our root's release keys signed them and they are not older
+// than what we saw before, and reports whether the release is among them.
+func (k *folder) targets(ctx context.Context, c *client.Client, r *localRelease, now time.Time) (b []byte, there bool, err error) {
+	if b, err = c.Metadata(ctx, string(trust.Targets)); err != nil {
+		return nil, false, err
+	}
+	// Expired ones are renewed by what we are about to sign.
+	if err := trust.CheckTargets(k.root, nil, b, now); err != nil && !errors.Is(err, trust.Expired) {
+		return nil, false, fmt.Errorf("check the server's targets: %w", err)
+	}
+	version, expires, list, err := trust.ListTargets(b)
+	if err != nil {
+		return nil, false, fmt.Errorf("check the server's targets: %w", err)
+	}
+	if version < k.memory.Targets || version == k.memory.Targets && wire.Sum(b) != k.memory.Digest {
+		return nil, false, Hint(fmt.Errorf("check the server's targets: version %d (%s), this folder saw version %d (%s)", version, wire.Sum(b).Short(), k.memory.Targets, k.memory.Digest.Short()),
+			"the server hides releases, or its database was restored from a backup; don't push before you know which")
+	}
+	if err := k.remember(version, b); err != nil {
+		return nil, false, err
+	}
+	for _, t := range list {
+		if t.Path != trust.TargetPath(r.release.Application, r.release.Version) {
+			continue
+		}
+		if wire.Digest(t.Digest) != wire.Sum(r.manifest) {
+			return nil, false, Hint(fmt.Errorf("%s %s was released before with other content", t.Application, t.Version), "raise version in the manifest: what a version holds never changes")
+		}
+		there = expires.Sub(now) > targetsLife/4
+	}
+	return b, there, nil
+}
+
+func (k *folder) remember(version int64, targets []byte) error {
+	if k.memory.Targets == version {
+		return nil
+	}
+	k.memory.Targets, k.memory.Digest = version, wire.Sum(targets)
+	return k.memory.write(k.dir)
+}
+
+// pushTries is how often a release is signed anew because somebody else's came first.
+const pushTries = 3
+
+// release signs and uploads the release, unless it is there.
+func (k *folder) release(ctx context.Context, c *client.Client, r *localRelease, now time.Time, out *progress) error {
+	for try := 1; ; try++ {
+		old, there, err := k.targets(ctx, c, r, now)
+		if err != nil {
+			return err
+		}
+		if there {
+			out.line("sign", "%s %s is released already", r.release.Application, r.release.Version)
+			return nil
+		}
+		next, err := trust.AddRelease(old, r.manifest, now.Add(targetsLife), k.key)
+		if err != nil {
+			return err
+		}
+		err = c.AddRelease(ctx, r.manifest, next)
+		var answer *client.Error
+		if errors.As(err, &answer) && answer.Code == http.StatusConflict && try < pushTries {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("release %s %s: %w", r.release.Application, r.release.Version, err)
+		}
+		version, expires, _, err := trust.ListTargets(next)
+		if err != nil {
+			return err
+		}
+		out.line("sign", "%s, good until %s", wire.Sum(r.manifest).Short(), expires.UTC().Format(time.DateOnly))
+		return k.remember(version, next)
+	}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"dunlin.dev/dunlin/fleet/internal/client"
+	"dunlin.dev/dunlin/fleet/internal/model"
+)
+
+var status = Command{
+	Name:  "status",
+	Short: "show all that the fleet knows of one board",
+	Help: `Usage:
+  dunlin status DEVICE [flags]
+
+Shows what a board should run, what it says it runs, the health of its triggers, its counters, its clock and the
+metadata that it trusts.
+
+Flags:
+  --json               print JSON
+` + serverHelp + `  --keys DIR           keys folder that knows the server (default keys)
+
+Example:
+  dunlin status coldroom-1 --to https://fleet.example --token-file admin.token
+`,
+	Run: runStatus,
+}
+
+func runStatus(ctx context.Context, env *Env, args []string) error {
+	f := flag.NewFlagSet("status", flag.ContinueOnError)
+	var s server
+	s.flags(f)
+	asJSON := f.Bool("json", false, "")
+	rest, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) != 1 {
+		return Hint(Usage("status wants one device"), "dunlin devices lists them")
+	}
+	c, err := s.connect(env)
+	if err != nil {
+		return err
+	}
+	d, err := c.Device(ctx, rest[0])
+	var answer *client.Error
+	if errors.As(err, &answer) && answer.Code == http.StatusNotFound {
+		return Hint(fmt.Errorf("no device %s in this fleet", rest[0]), "dunlin devices lists them")
+	}
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return printJSON(env.Stdout, d)
+	}
+	return printStatus(env, d)
+}
+
+func printStatus(env *Env, d model.Device) error {
+	t := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+	line("device", "%s", d.Name)
+	line("state", "%s, last seen %s, first %s", state(d), ago(env.Now().Sub(d.LastSeen)), d.FirstSeen.UTC().Format(time.DateOnly))
+	line("agent", "%s on %s", d.Agent, d.Arch)
+	line("labels", "%s", dash(labels(d.Labels)))
+	line("desired", "generation %d, the board has %d", d.Generation.Desired, d.Generation.Reported)
+	if d.Refused != nil {
+		line("refused", "generation %d: %s", d.Refused.Generation, d.Refused.Reason)
+	}
+	line("clock", "%s", dash(string(d.Clock)))
+	frozen := ""
+	if d.Frozen {
+		frozen = ", expired: it installs nothing"
+	}
+	line("trust", "root %d, timestamp %d, snapshot %d, targets %d%s", d.Trust.Root, d.Trust.Timestamp, d.Trust.Snapshot, d.Trust.Targets, frozen)
+	line("events", "%d handled, %d failed, %d retried, %d dropped, %d dead letters wait", d.Counters.Handled, d.Counters.Failed, d.Counters.Retried, d.Counters.Dropped, d.Counters.Dead)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(d.Applications) > 0 {
+		fmt.Fprintln(env.Stdout)
+		if err := printRows(env.Stdout, rowsOf([]model.Device{d}, env.Now())); err != nil {
+			return err
+		}
+	}
+	if len(d.Triggers) > 0 {
+		fmt.Fprintln(t, "\nAPPLICATION\tTRIGGER\tSTATUS\tDETAIL")
+		for _, g := range d.Triggers {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", g.Application, g.ID, g.Status, printable(g.Detail))
+		}
+	}
+	return t.Flush()
+}
