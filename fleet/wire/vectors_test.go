@@ -1,0 +1,255 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Vectors are for other implementations as much as for this one: good/<message>.<name> must decode and encode to the
+// same bytes, bad/<message>.<name> must be refused.
+const vectors = "../../test/vectors/wire"
+
+var update = flag.Bool("update", false, "write the vectors anew from the values in this file")
+
+// codecs decode and encode again, by the first word of a vector's name.
+var codecs = map[string]func([]byte) ([]byte, error){
+	"hello":    again(UnmarshalHello, MarshalHello),
+	"state":    again(UnmarshalState, MarshalState),
+	"reported": again(UnmarshalReported, MarshalReported),
+	"desired":  again(UnmarshalDesired, MarshalDesired),
+	"get":      again(UnmarshalGet, MarshalGet),
+	"log":      again(UnmarshalLog, MarshalLog),
+	"do":       again(UnmarshalDo, MarshalDo),
+	"done":     again(UnmarshalDone, MarshalDone),
+	"release":  again(ParseRelease, MarshalRelease),
+	"frame":    again(UnmarshalFrame, MarshalFrame),
+	"offer":    again(UnmarshalOffer, MarshalOffer),
+	"data":     again(UnmarshalData, MarshalData),
+	"blocks":   again(ParseBlocks, func(b *Blocks) ([]byte, error) { return b.Marshal(), nil }),
+	"topic":    again(func(b []byte) (Topic, error) { return ParseTopic(string(b)) }, func(t Topic) ([]byte, error) { return []byte(t.Format()), nil }),
+}
+
+func again[T any](decode func([]byte) (T, error), encode func(T) ([]byte, error)) func([]byte) ([]byte, error) {
+	return func(b []byte) ([]byte, error) {
+		m, err := decode(b)
+		if err != nil {
+			return nil, err
+		}
+		out, err := encode(m)
+		if err != nil {
+			panic("decodes, but does not encode: " + err.Error())
+		}
+		return out, nil
+	}
+}
+
+func TestVectors(t *testing.T) {
+	if *update {
+		writeVectors(t)
+	}
+	seen := map[string]int{}
+	for _, kind := range []string{"good", "bad"} {
+		files, err := filepath.Glob(filepath.Join(vectors, kind, "*"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no %s vectors: %v", kind, err)
+		}
+		for _, file := range files {
+			name := filepath.Base(file)
+			message, _, _ := strings.Cut(name, ".")
+			codec, ok := codecs[message]
+			if !ok {
+				t.Errorf("%s: no codec of that name", name)
+				continue
+			}
+			seen[kind+" "+message]++
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := codec(b)
+			switch {
+			case kind == "good" && err != nil:
+				t.Errorf("%s: %v", name, err)
+			case kind == "good" && !bytes.Equal(b, out):
+				t.Errorf("%s: encodes to other bytes", name)
+			case kind == "bad" && err == nil:
+				t.Errorf("%s: passes", name)
+			}
+		}
+	}
+	for message := range codecs {
+		if seen["good "+message] == 0 || seen["bad "+message] == 0 {
+			t.Errorf("%s has %d good and %d bad vectors", message, seen["good "+message], seen["bad "+message])
+		}
+	}
+}
+
+// FuzzDecode holds every decoder to one law: what decodes, encodes to the same bytes.
+func FuzzDecode(f *testing.F) {
+	files, err := filepath.Glob(filepath.Join(vectors, "*", "*"))
+	if err != nil || len(files) == 0 {
+		f.Fatalf("no vectors: %v", err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		message, _, _ := strings.Cut(filepath.Base(file), ".")
+		f.Add(message, b)
+	}
+	f.Fuzz(func(t *testing.T, message string, b []byte) {
+		codec, ok := codecs[message]
+		if !ok {
+			return
+		}
+		if out, err := codec(b); err == nil && !bytes.Equal(b, out) {
+			t.Fatalf("%s decodes from two forms:\n%q\n%q", message, b, out)
+		}
+	})
+}
+
+var when = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func sampleRelease() Release {
+	return Release{Format: ReleaseFormat, Application: "greenhouse", Version: "1.4.0", Floor: "1.2.0",
+		Components: map[string]Component{"climate": {Digest: Sum([]byte("wasm")), Size: 4, Outbound: []string{"https://api.example.com"},
+			KeyValue: []string{"default"}, Publish: []string{"alerts/#", "uplink:alerts/#"}, Variables: map[string]string{"threshold": "<28 & \"ü\">"}, Limits: DefaultLimits()}},
+		Triggers: Triggers{
+			HTTP:  []HTTPTrigger{{ID: "climate.http", Route: "/climate/...", Component: "climate"}},
+			MQTT:  []MQTTTrigger{{ID: "climate.mqtt", Topic: "tele/+/SENSOR", QoS: 1, Component: "climate"}},
+			Timer: []TimerTrigger{{ID: "climate.timer", Every: Duration(30 * time.Second), Missed: MissedSkip, Overlap: OverlapSkip, Component: "climate"}, {ID: "morning", Cron: "0 6 * * *", Timezone: "Europe/Berlin", Missed: MissedOnce, Overlap: OverlapQueue, Component: "climate"}},
+		}}
+}
+
+func sampleOffer(t testing.TB) Offer {
+	o, err := NewOffer(EncodingZstdPatch, Sum([]byte("target")), 5000, Sum([]byte("base")), bytes.Repeat([]byte("x"), 2500), MinBlockBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func writeVectors(t *testing.T) {
+	write := func(kind, name string, b []byte, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		path := filepath.Join(vectors, kind, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// damage makes the bad ones of a JSON message out of a good one.
+	damage := func(message string, good []byte) {
+		var any map[string]json.RawMessage
+		if err := json.Unmarshal(good, &any); err != nil {
+			t.Fatal(err)
+		}
+		any["zz_unknown"] = []byte("1")
+		unknown, err := json.Marshal(any)
+		write("bad", message+".unknown-field.json", unknown, err)
+		write("bad", message+".trailing-newline.json", append(bytes.Clone(good), '\n'), nil)
+		write("bad", message+".space.json", bytes.Replace(good, []byte(":"), []byte(": "), 1), nil)
+		write("bad", message+".cut.json", good[:len(good)-1], nil)
+		i := bytes.IndexByte(good, '"') + 1
+		write("bad", message+".key-case.json", append(append(bytes.Clone(good[:i]), bytes.ToUpper(good[i:i+1])...), good[i+1:]...), nil)
+	}
+	hello := Hello{Version: Version, Session: "b1c2", Agent: "0.1.0", Arch: "arm64", Boot: "1f0e", Labels: map[string]string{"site": "north", "model": "pi 4"},
+		Installed: []Installed{{"greenhouse", "1.4.0", Sum([]byte("m"))}}}
+	b, err := MarshalHello(hello)
+	write("good", "hello.json", b, err)
+	damage("hello", b)
+	write("bad", "hello.other-version.json", bytes.Replace(b, []byte(`"version":1`), []byte(`"version":2`), 1), nil)
+	b, err = MarshalHello(Hello{Version: Version, Session: "s", Agent: "a", Arch: "amd64", Boot: "b"})
+	write("good", "hello.least.json", b, err)
+	b, err = MarshalState(State{Session: "b1c2"})
+	write("good", "state.offline.json", b, err)
+	damage("state", b)
+	p := &Progress{Done: 10, Total: 20}
+	b, err = MarshalReported(Reported{Session: "b1c2", Sequence: 3, At: when, Clock: ClockEstimated, Generation: 7,
+		Apps:     []AppReport{{Application: "greenhouse", Version: "1.4.0", Release: Sum([]byte("m")), Phase: PhaseFetching, Progress: p, Error: "x\u2028<y>"}},
+		Refused:  &Refusal{Generation: 6, Reason: "verify director 6: for another device"},
+		Triggers: []TriggerReport{{Application: "greenhouse", ID: "climate.mqtt", Status: TriggerDegraded, Detail: "no broker"}},
+		Counters: Counters{Handled: 5, Failed: 1}, Frozen: true, Trust: TrustReport{Root: 1, Timestamp: 9}})
+	write("good", "reported.json", b, err)
+	damage("reported", b)
+	write("bad", "reported.local-time.json", bytes.Replace(b, []byte(`12:00:00Z`), []byte(`13:00:00+01:00`), 1), nil)
+	b, err = MarshalDesired(Desired{Fleet: "green", Device: "pi-1", Generation: 7, Issued: when, Releases: []Pointer{{"greenhouse", "1.4.0", Sum([]byte("m")), "greenhouse/1.4.0.json"}, {"meter", "0.2.0-rc.1", Sum([]byte("n")), "meter/0.2.0-rc.1.json"}}})
+	write("good", "desired.json", b, err)
+	damage("desired", b)
+	write("bad", "desired.generation-0.json", bytes.Replace(b, []byte(`"generation":7`), []byte(`"generation":0`), 1), nil)
+	b, err = MarshalDesired(Desired{Fleet: "green", Device: "pi-1", Generation: 1, Issued: when})
+	write("good", "desired.nothing.json", b, err)
+	d := Sum([]byte("m"))
+	for name, g := range map[string]Get{
+		"root":    {Request: 1, Meta: &MetaRequest{Role: RoleRoot, Version: 2}},
+		"release": {Request: 2, Meta: &MetaRequest{Role: RoleRelease, Digest: &d}},
+		"offer":   {Request: 3, Offer: &OfferRequest{Target: d, Size: 5000, Have: []Digest{Sum(nil)}, BlockBytes: DefaultBlockBytes}},
+		"blocks":  {Request: 4, Blocks: &BlockRequest{Encoding: d, Ranges: []Range{{0, 3}, {20, 2}, {43, 1}}}},
+	} {
+		b, err = MarshalGet(g)
+		write("good", "get."+name+".json", b, err)
+	}
+	damage("get", b)
+	write("bad", "get.two.json", []byte(`{"request":1,"meta":{"role":"root"},"blocks":{"encoding":"`+d.String()+`","ranges":[{"first":0,"count":1}]}}`), nil)
+	write("bad", "get.touching.json", []byte(`{"request":1,"blocks":{"encoding":"`+d.String()+`","ranges":[{"first":0,"count":1},{"first":1,"count":1}]}}`), nil)
+	write("bad", "get.window.json", []byte(`{"request":1,"blocks":{"encoding":"`+d.String()+`","ranges":[{"first":0,"count":65}]}}`), nil)
+	b, err = MarshalLog(Log{Session: "b1c2", Dropped: 2, Lines: []LogLine{{Sequence: 1, At: when, Level: "info", Application: "greenhouse", Component: "climate", Text: "28.5 °C\n"}}})
+	write("good", "log.json", b, err)
+	damage("log", b)
+	b, err = MarshalDo(Do{ID: "r1", Operation: "restart", Deadline: when, Arguments: map[string]string{"application": "greenhouse"}})
+	write("good", "do.json", b, err)
+	damage("do", b)
+	b, err = MarshalDone(Done{ID: "r1", Result: []byte(`{"n":1}`)})
+	write("good", "done.json", b, err)
+	damage("done", b)
+	b, err = MarshalRelease(sampleRelease())
+	write("good", "release.json", b, err)
+	damage("release", b)
+	write("bad", "release.format.json", bytes.Replace(b, []byte(`"format":1`), []byte(`"format":2`), 1), nil)
+	write("bad", "release.no-component.json", bytes.ReplaceAll(b, []byte(`"component":"climate"`), []byte(`"component":"clima"`)), nil)
+	write("bad", "release.invalid-utf8.json", bytes.Replace(b, []byte("ü"), []byte("\xff"), 1), nil)
+
+	o := sampleOffer(t)
+	b, err = MarshalOffer(o)
+	write("good", "offer.bin", b, err)
+	write("bad", "offer.cut.bin", b[:len(b)-1], nil)
+	write("bad", "offer.block-missing.bin", b[:len(b)-32], nil)
+	for name, fr := range map[string]Frame{
+		"block": {Kind: FrameBlock, Request: 4, Index: 2, Total: 3, Encoding: o.ID(), Body: []byte("block")},
+		"meta":  {Kind: FrameMeta, Request: 1, Total: 1, Body: []byte("{}")},
+		"error": ErrorFrame(9, CodeUnknownEncoding, "ask for a new offer"),
+	} {
+		b, err = MarshalFrame(fr)
+		write("good", "frame."+name+".bin", b, err)
+		write("bad", "frame."+name+"-cut.bin", b[:40], nil)
+		b[2] = 2
+		write("bad", "frame."+name+"-version.bin", b, nil)
+	}
+	b, err = MarshalData(Data{ID: 7, At: when.UnixMilli(), Clock: ClockSynced, Application: "greenhouse", Topic: "alerts/hot", Payload: []byte{0, 1, 2}})
+	write("good", "data.bin", b, err)
+	write("bad", "data.cut.bin", b[:25], nil)
+	write("bad", "data.wildcard.bin", bytes.Replace(b, []byte("hot"), []byte("h/#"), 1), nil)
+	k := NewBlocks(11)
+	k.Add(0)
+	k.Add(10)
+	write("good", "blocks.bin", k.Marshal(), nil)
+	b = k.Marshal()
+	b[len(b)-1] |= 0x80
+	write("bad", "blocks.beyond.bin", b, nil)
+	write("good", "topic.txt", []byte("dunlin/v1/green/pi-1/desired"), nil)
+	write("bad", "topic.channel.txt", []byte("dunlin/v1/green/pi-1/other"), nil)
+	write("bad", "topic.wildcard.txt", []byte("dunlin/v1/green/+/desired"), nil)
+	write("bad", "topic.version.txt", []byte("dunlin/v2/green/pi-1/desired"), nil)
+}

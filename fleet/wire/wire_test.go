@@ -1,0 +1,354 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func TestBoardTouchesItsOwnTopicsOnly(t *testing.T) {
+	for _, c := range channels {
+		own := Topic{"green", "pi-1", c.Channel}.Format()
+		if MayPublish("green", "pi-1", own) != c.Up || MaySubscribe("green", "pi-1", own) == c.Up {
+			t.Errorf("%s: publish %t, subscribe %t", own, MayPublish("green", "pi-1", own), MaySubscribe("green", "pi-1", own))
+		}
+		for _, other := range []Topic{{"green", "pi-2", c.Channel}, {"blue", "pi-1", c.Channel}} {
+			if MayPublish("green", "pi-1", other.Format()) || MaySubscribe("green", "pi-1", other.Format()) {
+				t.Errorf("touches %s", other)
+			}
+		}
+	}
+	for _, f := range []string{"#", "dunlin/v1/green/#", "dunlin/v1/green/+/desired", "dunlin/v1/green/pi-1/+", "$SYS/#", "dunlin/v1/green/pi-1/desired/x", ""} {
+		if MaySubscribe("green", "pi-1", f) || MayPublish("green", "pi-1", f) {
+			t.Errorf("touches %q", f)
+		}
+	}
+}
+
+func TestSubscriptionsCoverExactlyTheOtherSide(t *testing.T) {
+	for _, c := range channels {
+		topic := Topic{"green", "pi-1", c.Channel}.Format()
+		covered := func(filters []string) bool {
+			for _, f := range filters {
+				if MatchFilter(f, topic) {
+					return true
+				}
+			}
+			return false
+		}
+		if covered(FleetFilters("green")) != c.Up || covered(DeviceFilters("green", "pi-1")) == c.Up {
+			t.Errorf("%s: fleet %v, device %v", topic, covered(FleetFilters("green")), covered(DeviceFilters("green", "pi-1")))
+		}
+	}
+}
+
+func TestFiltersMatchAsMQTTSays(t *testing.T) {
+	for _, c := range []struct {
+		filter, topic string
+		want          bool
+	}{
+		{"sport/tennis/player1/#", "sport/tennis/player1", true}, {"sport/tennis/player1/#", "sport/tennis/player1/score/x", true},
+		{"sport/#", "sport", true}, {"#", "a/b", true}, {"sport/tennis/+", "sport/tennis/player1", true},
+		{"sport/tennis/+", "sport/tennis/player1/ranking", false}, {"sport/+", "sport", false}, {"sport/+", "sport/", true},
+		{"+/+", "/finance", true}, {"/+", "/finance", true}, {"+", "/finance", false}, {"#", "$SYS/x", false}, {"+/x", "$SYS/x", false},
+		{"$SYS/#", "$SYS/x", true}, {"a/b", "a/b/c", false}, {"a/b/c", "a/b", false}, {"a//b", "a//b", true}, {"a/+/b", "a//b", true}, {"a", "A", false},
+		{"a/#", "ab", false}, {"a/+/#", "a/b", true}, {"a/+/#", "a", false}, {"+", "", true},
+	} {
+		if got := MatchFilter(c.filter, c.topic); got != c.want {
+			t.Errorf("MatchFilter(%q, %q) = %t", c.filter, c.topic, got)
+		}
+	}
+}
+
+// FuzzMatchFilter compares with a matcher that goes level by level, as the standard is worded.
+func FuzzMatchFilter(f *testing.F) {
+	f.Add("a/+/#", "a/b")
+	f.Fuzz(func(t *testing.T, filter, topic string) {
+		if CheckFilter(filter) != nil || CheckTopic(topic) != nil {
+			return
+		}
+		fs, ts := strings.Split(filter, "/"), strings.Split(topic, "/")
+		want := topic[0] != '$' || fs[0] != "+" && fs[0] != "#"
+		for i, l := range fs {
+			if l == "#" {
+				want = want && len(ts) >= i
+				ts = ts[:min(i, len(ts))]
+				fs = fs[:i]
+				break
+			}
+		}
+		want = want && len(fs) == len(ts)
+		for i := range fs {
+			want = want && (fs[i] == "+" || fs[i] == ts[i])
+		}
+		if got := MatchFilter(filter, topic); got != want {
+			t.Fatalf("MatchFilter(%q, %q) = %t", filter, topic, got)
+		}
+	})
+}
+
+func TestInterruptedTransferGoesOnWhereItStopped(t *testing.T) {
+	content := make([]byte, 300_123)
+	r := rand.NewChaCha8([32]byte{1})
+	r.Read(content)
+	o, err := NewOffer(EncodingRaw, Sum(content), int64(len(content)), Digest{}, content, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(content))
+	k := NewBlocks(uint32(len(o.Blocks)))
+	var requests, blocks int
+	for !k.Done() {
+		// Every window is a new process: all that it has is the bitmap.
+		if k, err = ParseBlocks(k.Marshal()); err != nil {
+			t.Fatal(err)
+		}
+		get := Get{Request: 1, Blocks: &BlockRequest{Encoding: o.ID(), Ranges: k.Next(20)}}
+		if _, err := MarshalGet(get); err != nil {
+			t.Fatal(err)
+		}
+		requests++
+		for _, g := range get.Blocks.Ranges {
+			for i := g.First; i < g.First+g.Count; i++ {
+				if requests%2 == 1 && i%3 == 0 {
+					continue // lost on the way
+				}
+				at := int(i) * o.BlockBytes
+				b, err := MarshalFrame(Frame{Kind: FrameBlock, Request: 1, Index: i, Total: k.Total(), Encoding: o.ID(), Body: content[at : at+o.BlockLen(i)]})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f, err := UnmarshalFrame(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				offset, err := o.Block(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				copy(got[offset:], f.Body)
+				if !k.Add(i) {
+					t.Fatalf("block %d was asked for twice", i)
+				}
+				blocks++
+			}
+		}
+	}
+	if !bytes.Equal(got, content) || blocks != len(o.Blocks) {
+		t.Errorf("%d of %d blocks, equal %t", blocks, len(o.Blocks), bytes.Equal(got, content))
+	}
+}
+
+func TestForgedBlockIsRefused(t *testing.T) {
+	content := bytes.Repeat([]byte("x"), 5000)
+	o, err := NewOffer(EncodingRaw, Sum(content), 5000, Digest{}, content, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := Frame{Kind: FrameBlock, Index: 4, Total: 5, Encoding: o.ID(), Body: content[4096:]}
+	if at, err := o.Block(good); err != nil || at != 4096 {
+		t.Fatal(at, err)
+	}
+	for name, change := range map[string]func(*Frame){
+		"content":  func(f *Frame) { f.Body = append([]byte("y"), f.Body[1:]...) },
+		"short":    func(f *Frame) { f.Body = f.Body[1:] },
+		"index":    func(f *Frame) { f.Index = 3 },
+		"beyond":   func(f *Frame) { f.Index = 5; f.Total = 6 },
+		"total":    func(f *Frame) { f.Total = 6 },
+		"encoding": func(f *Frame) { f.Encoding = Sum(nil) },
+		"kind":     func(f *Frame) { f.Kind = FrameMeta },
+	} {
+		f := good
+		change(&f)
+		if _, err := o.Block(f); err == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+}
+
+func TestAnswersComeTogetherInAnyOrder(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789"), 20_000)
+	frames, err := Split(FrameMeta, 7, content)
+	if err != nil || len(frames) != 4 {
+		t.Fatal(len(frames), err)
+	}
+	p := Parts{Kind: FrameMeta, Request: 7, Limit: int64(len(content))}
+	for _, i := range []int{3, 1, 1, 0, 2} {
+		whole, err := p.Add(frames[i])
+		if err != nil || whole != (i == 2) || whole != (p.Bytes() != nil) {
+			t.Fatal(i, whole, err)
+		}
+	}
+	if !bytes.Equal(p.Bytes(), content) {
+		t.Error("other bytes")
+	}
+	for name, c := range map[string]struct {
+		parts Parts
+		frame Frame
+	}{
+		"another request": {Parts{Kind: FrameMeta, Request: 8, Limit: 1 << 20}, frames[0]},
+		"another kind":    {Parts{Kind: FrameOffer, Request: 7, Limit: 1 << 20}, frames[0]},
+		"too long":        {Parts{Kind: FrameMeta, Request: 7, Limit: int64(len(content)) - 1}, frames[3]},
+		"too many parts":  {Parts{Kind: FrameMeta, Request: 7, Limit: MaxBlockBytes}, frames[0]},
+	} {
+		if _, err := c.parts.Add(c.frame); err == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+	refusal := Parts{Kind: FrameMeta, Request: 7, Limit: 1 << 20}
+	_, err = refusal.Add(ErrorFrame(7, CodeBusy, "later"))
+	var e *Error
+	if !errors.As(err, &e) || e.Code != CodeBusy || !e.Retryable() {
+		t.Errorf("error answer gives %v", err)
+	}
+}
+
+func TestLargestAnswersFitOneMessage(t *testing.T) {
+	b, err := MarshalFrame(Frame{Kind: FrameBlock, Index: 0, Total: 1, Encoding: Sum(nil), Body: make([]byte, MaxBlockBytes)})
+	if err != nil || len(b) > MaxMessageBytes {
+		t.Errorf("block frame of %d bytes: %v", len(b), err)
+	}
+	b, err = MarshalData(Data{Clock: ClockSynced, Application: strings.Repeat("a", MaxNameBytes), Topic: strings.Repeat("t", MaxTopicBytes), Payload: make([]byte, MaxDataPayload)})
+	if err != nil || len(b) != MaxMessageBytes {
+		t.Errorf("data of %d bytes: %v", len(b), err)
+	}
+	have := make([]Digest, MaxHave)
+	if b, err := MarshalGet(Get{Offer: &OfferRequest{Target: Sum(nil), Size: 1, Have: have, BlockBytes: MinBlockBytes}}); err != nil {
+		t.Errorf("offer request of %d bytes: %v", len(b), err)
+	}
+	// The largest blob in the smallest blocks still has an offer that parts can carry.
+	if n := MaxBlobBytes/MinBlockBytes*32 + offerHeaderBytes; n > MaxParts*MaxBlockBytes {
+		t.Errorf("offer of %d bytes", n)
+	}
+}
+
+func TestNextAsksForEachMissingBlockOnce(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		k := NewBlocks(uint32(r.IntN(300)))
+		for range r.IntN(300) {
+			k.Add(uint32(r.IntN(300)))
+		}
+		window := 1 + r.IntN(100)
+		var asked uint32
+		next := uint32(0)
+		for i, g := range k.Next(window) {
+			if g.Count == 0 || i > 0 && g.First <= next {
+				t.Fatalf("ranges touch: %v", k.Next(window))
+			}
+			for b := next; b < g.First; b++ {
+				if !k.Has(b) {
+					t.Fatalf("block %d is left out", b)
+				}
+			}
+			for b := g.First; b < g.First+g.Count; b++ {
+				if k.Has(b) {
+					t.Fatalf("block %d is there", b)
+				}
+			}
+			next = g.First + g.Count
+			asked += g.Count
+		}
+		if want := min(k.Total()-k.Have(), uint32(min(window, MaxWindow))); asked != want {
+			t.Fatalf("%d asked, want %d", asked, want)
+		}
+	}
+}
+
+func TestOutboundHosts(t *testing.T) {
+	type request struct {
+		scheme, host string
+		port         uint16
+	}
+	api, apiPort, plain, sub, local := request{"https", "api.example.com", 0}, request{"https", "api.example.com", 8443}, request{"http", "api.example.com", 80}, request{"https", "a.b.example.com", 443}, request{"http", "::1", 8080}
+	all := []request{api, apiPort, plain, sub, local}
+	for allowed, want := range map[string][]request{
+		"https://api.example.com":      {api},
+		"https://api.example.com:8443": {apiPort},
+		"https://api.example.com:*":    {api, apiPort},
+		"*://api.example.com":          {api, apiPort, plain},
+		"https://*.example.com":        {api, sub},
+		"http://*":                     {plain},
+		"http://[::1]:8080":            {local},
+		"*://*:*":                      all,
+		"https://example.com":          nil,
+	} {
+		o, err := ParseOutbound(allowed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range all {
+			ok := false
+			for _, w := range want {
+				ok = ok || w == r
+			}
+			if o.Allows(r.scheme, r.host, r.port) != ok {
+				t.Errorf("%s: %+v is %t", allowed, r, !ok)
+			}
+		}
+	}
+	for _, bad := range []string{"", "api.example.com", "ftp://x", "https://", "https://x/path", "https://x:0", "https://x:70000", "https://x:080", "https://a*.example.com", "https://*.*.com", "https://X.com", "https://[::1", "https://[1.2.3.4]", "https://::1", "https://user@x", "https://*."} {
+		if _, err := ParseOutbound(bad); err == nil {
+			t.Errorf("%q passes", bad)
+		}
+	}
+}
+
+func TestRoutesThatMatchTheSameAreTheSame(t *testing.T) {
+	for _, c := range [][2]string{{"/", "/"}, {"/a", "/a"}, {"/a/", "/a"}, {"/...", "/..."}, {"/a/...", "/a/..."}, {"/r/:id/x", "/r/:/x"}, {"/r/:room/x/", "/r/:/x"}} {
+		if got, err := CheckRoute(c[0]); err != nil || got != c[1] {
+			t.Errorf("%s: %q %v", c[0], got, err)
+		}
+	}
+	for _, bad := range []string{"", "a", "/a//b", "/.../a", "/a/:", "/a?b", "/a%20b", "/a b", "/*", "/a/../b", "/\xff"} {
+		if _, err := CheckRoute(bad); err == nil {
+			t.Errorf("%q passes", bad)
+		}
+	}
+}
+
+func TestCronFollowsItsTimeZoneOverTheClockChange(t *testing.T) {
+	s, err := ParseCron("0 6 * * *", "Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 3, 28, 0, 0, 0, 0, time.UTC)
+	for _, want := range []string{"2026-03-28T05:00:00Z", "2026-03-29T04:00:00Z", "2026-03-30T04:00:00Z"} {
+		at = s.Next(at)
+		if got := at.UTC().Format(time.RFC3339); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	seconds, err := ParseCron("*/10 * * * * *", "UTC")
+	if err != nil || !seconds.Next(when).Equal(when.Add(10*time.Second)) {
+		t.Errorf("six fields: %v", err)
+	}
+	// Day of month or day of week, as crontab has it: 13 November 2026 is a Friday, the next 1st a Tuesday.
+	either, err := ParseCron("0 0 1 * FRI", "UTC")
+	if err != nil || either.Next(when).Format(time.DateOnly) != "2026-11-27" || either.Next(when.AddDate(0, 0, 5)).Format(time.DateOnly) != "2026-12-01" {
+		t.Errorf("either day: %v", err)
+	}
+}
+
+func TestClippedTextStaysValid(t *testing.T) {
+	for _, s := range []string{"", "short", strings.Repeat("ü", MaxErrorBytes), strings.Repeat("x", MaxErrorBytes-1) + "€€", "bad \xff byte", strings.Repeat("x", 2*MaxErrorBytes)} {
+		if got := Clip(s); !utf8.ValidString(got) || len(got) > MaxErrorBytes || len(got) < min(len(s), MaxErrorBytes)-4 {
+			t.Errorf("%d bytes give %d, valid %t", len(s), len(got), utf8.ValidString(got))
+		}
+	}
+}
+
+func TestOtherVersionsAreNamed(t *testing.T) {
+	_, err := UnmarshalHello([]byte(`{"version":2,"session":"s","news":true}`))
+	if !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "upgrade") {
+		t.Errorf("got %v", err)
+	}
+	_, err = UnmarshalHello([]byte(`{ "version":1}`))
+	if errors.Is(err, ErrVersion) || err == nil {
+		t.Errorf("got %v", err)
+	}
+}
