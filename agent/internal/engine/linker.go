@@ -15,7 +15,7 @@ type ResourceType uint32
 
 // HostFunc handles one call of a guest into the host. Every borrow among args has been consumed already. An error traps
 // the guest and comes back from Call inside a *Trap; so does a panic, as a *HostPanic. args are valid during the call only
-// (their strings and bytes may be kept). It must return: runtime.Goexit (t.FatalNow) in it ends the process.
+// (their strings and bytes may be kept). It must return: runtime.Goexit (as by t.Fatal) in it ends the process.
 type HostFunc func(s *Store, args []Val) (Val, error)
 
 // Resource is a host-defined resource type; Drop runs when a guest drops an owned handle (not when a Store closes).

@@ -176,24 +176,6 @@ wasmtime_error_t *dunlin_drop_guest(dunlin_store *s, uint32_t index) {
   return err;
 }
 
-wasmtime_error_t *dunlin_echo(dunlin_store *s) {
-  dunlin_reader r = {.at = s->buf.data, .end = s->buf.data + s->buf.len, .store = s, .ctx = s->ctx};
-  wasmtime_component_val_t v = {.kind = WASMTIME_COMPONENT_BOOL};
-  wasmtime_error_t *err = NULL;
-  if (!dunlin_read_val(&r, &v)) {
-    err = read_problem(&r);
-  } else if (r.at != r.end) {
-    err = wasmtime_error_new("bytes after the value");
-  } else {
-    s->buf.len = 0;
-    const char *problem = dunlin_write_val(s, s->ctx, &v);
-    if (problem) err = wasmtime_error_new(problem);
-  }
-  dunlin_return_borrows(&r);
-  wasmtime_component_val_delete(&v);
-  return err;
-}
-
 static void put_name(dunlin_buf *out, const wasm_name_t *n) {
   if (n == NULL) dunlin_put_u32(out, 0);
   else dunlin_put_bytes(out, n->data, n->size);

@@ -78,9 +78,6 @@ wasmtime_error_t *dunlin_call(dunlin_store *s, const wasmtime_component_instance
                               bool has_result);
 wasmtime_error_t *dunlin_drop_guest(dunlin_store *s, uint32_t index);
 
-// Reads a tree of values from s->buf and puts it back: what a round trip through C's own values gives.
-wasmtime_error_t *dunlin_echo(dunlin_store *s);
-
 void dunlin_error_take(wasmtime_error_t *err, dunlin_buf *out);
 void dunlin_reflect(const wasmtime_component_t *c, const wasm_engine_t *engine, bool imports, dunlin_buf *out);
 

@@ -1,0 +1,5 @@
+//go:build !dunlindebug
+
+package engine_test
+
+const debugBuild = false
