@@ -2,8 +2,17 @@
 package runner
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
@@ -22,9 +31,9 @@ type Tx interface {
 // Limits of one event, and of all events of one component. Zero fields mean the defaults.
 type Limits struct {
 	Memory      uint64        // bytes of each linear memory; 0: 64 MiB
-	Time        time.Duration // wall time of one event; 0: 5 s
+	Time        time.Duration // wall time of one event, from its instance to its end; 0: 5 s
 	Payload     int64         // bytes of one event's body, and of each answer or publish; 0: 1 MiB
-	Concurrency int           // events at once; 0: 8
+	Concurrency int           // instances at once; 0: 8
 	Queue       int           // events that wait for their turn; 0: 256
 }
 
@@ -32,7 +41,7 @@ type Limits struct {
 type Config struct {
 	Engine      *engine.Engine
 	Host        *host.Host
-	Load        func() (*engine.Component, error) // called once, at the first event or by Warm; the runner closes what it gives
+	Load        func() (*engine.Component, error) // called at the first event or by Warm, again only if it failed; the runner closes what it gives
 	Application string
 	Name        string // of the component, as in the manifest
 	Grants      host.Grants
@@ -43,31 +52,182 @@ type Config struct {
 }
 
 // Runner of one component version. Safe for concurrent use.
-type Runner struct{}
+type Runner struct {
+	cfg       Config
+	log       *slog.Logger
+	lines     *lineLimit
+	stats     stats
+	contested sync.Mutex // held by an event that keeps running into others
+
+	ctx    context.Context // of all events
+	cancel context.CancelCauseFunc
+
+	loading   sync.Mutex
+	component *engine.Component // nil before it is loaded
+	handlers  host.Handlers
+
+	mu     sync.Mutex
+	events int // that Handle has not returned for
+	active int // that hold an instance
+	queue  []chan struct{}
+	closed bool
+	idle   chan struct{} // closed when closed and no event is left
+
+	prefix string // of event ids: tells this runner's from all others'
+	last   atomic.Uint64
+}
+
+// errClosed is why a closed runner takes no event.
+var errClosed = errors.New("this version takes no more events")
 
 // New makes a runner. Nothing is loaded yet.
-func New(cfg Config) *Runner { panic("skeleton") }
+func New(cfg Config) *Runner {
+	l := &cfg.Limits
+	l.Memory = cmp.Or(l.Memory, 64<<20)
+	l.Time = cmp.Or(l.Time, 5*time.Second)
+	l.Payload = cmp.Or(l.Payload, 1<<20)
+	l.Concurrency = cmp.Or(l.Concurrency, 8)
+	l.Queue = cmp.Or(l.Queue, 256)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	r := &Runner{
+		cfg: cfg, log: cfg.Log.With("application", cfg.Application, "component", cfg.Name), idle: make(chan struct{}), lines: newLineLimit(),
+	}
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	r.prefix = hex.EncodeToString(b[:]) + "-"
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	return r
+}
 
-// Warm loads the component and checks its imports against the grants, so that the first event doesn't pay for it.
-func (r *Runner) Warm(ctx context.Context) error { panic("skeleton") }
+// Warm loads the component, so that the first event doesn't pay for it.
+func (r *Runner) Warm(context.Context) error {
+	_, _, err := r.load()
+	return err
+}
 
-// Handle takes one event to its end: it is a trigger.Handler. Errors are a *trigger.Failure.
-func (r *Runner) Handle(ctx context.Context, e *trigger.Event) error { panic("skeleton") }
+// load the component, once. A failure is not remembered: what it was for want of may be there the next time.
+func (r *Runner) load() (*engine.Component, host.Handlers, error) {
+	r.loading.Lock()
+	defer r.loading.Unlock()
+	if r.component == nil {
+		c, err := r.cfg.Load()
+		if err != nil {
+			return nil, host.Handlers{}, fmt.Errorf("load component %s: %w", r.cfg.Name, err)
+		}
+		r.component, r.handlers = c, host.HandlersOf(c)
+	}
+	return r.component, r.handlers, nil
+}
 
-// Close takes no more events, waits for those in flight until ctx ends (then it cancels them), and drops the component.
-func (r *Runner) Close(ctx context.Context) error { panic("skeleton") }
+func (r *Runner) nextID() string { return r.prefix + strconv.FormatUint(r.last.Add(1), 10) }
+
+// enter counts an event in, unless the runner is closed.
+func (r *Runner) enter() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return failure(trigger.Closed, errClosed)
+	}
+	r.events++
+	return nil
+}
+
+func (r *Runner) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.events--; r.closed && r.events == 0 {
+		close(r.idle)
+	}
+}
+
+// acquire waits for a turn to hold an instance, first come, first served. again: the event has had one before.
+func (r *Runner) acquire(ctx context.Context, again bool) error {
+	r.mu.Lock()
+	switch {
+	case r.closed && !again:
+		r.mu.Unlock()
+		return failure(trigger.Closed, errClosed)
+	case r.active < r.cfg.Limits.Concurrency:
+		r.active++
+		r.mu.Unlock()
+		return nil
+	case len(r.queue) >= r.cfg.Limits.Queue && !again:
+		r.mu.Unlock()
+		return failure(trigger.Busy, fmt.Errorf("%d events wait already, besides %d that run", r.cfg.Limits.Queue, r.cfg.Limits.Concurrency))
+	}
+	turn := make(chan struct{})
+	r.queue = append(r.queue, turn)
+	r.mu.Unlock()
+	select {
+	case <-turn:
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := slices.Index(r.queue, turn); i >= 0 {
+		r.queue = slices.Delete(r.queue, i, i+1)
+	} else {
+		r.pass() // the turn came meanwhile
+	}
+	return failure(trigger.Canceled, context.Cause(ctx))
+}
+
+func (r *Runner) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pass()
+}
+
+// pass a turn on to who waits longest. The caller holds mu.
+func (r *Runner) pass() {
+	if len(r.queue) == 0 {
+		r.active--
+		return
+	}
+	close(r.queue[0])
+	r.queue = r.queue[1:]
+}
+
+// Close takes no more events, waits for those that were taken until ctx ends (then it cancels them), and drops the component.
+func (r *Runner) Close(ctx context.Context) error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		<-r.idle
+		return nil
+	}
+	r.closed = true
+	if r.events == 0 {
+		close(r.idle)
+	}
+	r.mu.Unlock()
+	var err error
+	select {
+	case <-r.idle:
+	case <-ctx.Done():
+		err = fmt.Errorf("close component %s: events in flight were canceled: %w", r.cfg.Name, context.Cause(ctx))
+		r.cancel(errors.New("this version is being stopped"))
+		<-r.idle
+	}
+	r.cancel(errClosed)
+	r.loading.Lock()
+	defer r.loading.Unlock()
+	if r.component != nil {
+		r.component.Close()
+		r.component = nil
+	}
+	return err
+}
 
 // Counters since New.
-func (r *Runner) Counters() Counters { panic("skeleton") }
-
-// Counters of one runner. Durations are of handled events, from their turn to their commit; bucketed, so within 10 %.
-type Counters struct {
-	Handled  uint64
-	Failed   uint64 // of any reason
-	Reasons  map[trigger.Reason]uint64
-	Conflict uint64 // runs that were repeated
-	Dropped  uint64 // log lines over the rate limit
-	Active   int
-	Waiting  int
-	P50, P99 time.Duration
+func (r *Runner) Counters() Counters {
+	c := r.stats.read()
+	c.Dropped = r.lines.dropped()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.Active, c.Waiting = r.active, len(r.queue)
+	return c
 }

@@ -27,7 +27,7 @@ const (
 	Trapped     Reason = "trap"
 	Refused     Reason = "error"    // the handler returned an error of its own
 	Conflicted  Reason = "conflict" // with concurrent events, each time that it was tried
-	Canceled    Reason = "canceled" // the client went away, or the agent stops
+	Canceled    Reason = "canceled" // the client went away, maybe after the event took effect, or the agent stops
 )
 
 // Error names the event, so that one line is enough to find the rest in the log.

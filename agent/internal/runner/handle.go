@@ -1,0 +1,303 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/agent/internal/host"
+	"dunlin.dev/dunlin/agent/internal/store"
+	"dunlin.dev/dunlin/agent/internal/trigger"
+)
+
+const (
+	maxRuns     = 20 // of one event that conflicts with others each time
+	freeRuns    = 2  // before it waits for the others that conflict
+	inMemory    = 64 << 10
+	waitPerTime = 10 // an event waits for its turn this many times its time limit at most
+)
+
+// failure without an event's id, which Handle adds.
+func failure(r trigger.Reason, err error) *trigger.Failure {
+	return &trigger.Failure{Reason: r, Err: err}
+}
+
+// TimeLimitError is the cause of the end of a handler that ran out of time.
+type TimeLimitError struct{ Limit time.Duration }
+
+func (e *TimeLimitError) Error() string { return fmt.Sprintf("time limit of %s", e.Limit) }
+
+// run is what one event needs, over all the times that it is run.
+type run struct {
+	*Runner
+	id    string
+	event *trigger.Event
+	log   *slog.Logger
+	body  *replay   // of a request
+	resp  *response // to it
+}
+
+// Handle takes one event to its end: it is a trigger.Handler. Errors are a *trigger.Failure.
+//
+// An event runs on an instance of its own, in a transaction of its own. When the transaction conflicts with another event's,
+// nothing has happened, and the event runs again on a fresh instance; not so a request whose response was begun or whose
+// body is too large to be kept.
+func (r *Runner) Handle(ctx context.Context, e *trigger.Event) error {
+	began := time.Now()
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.leave()
+	x := &run{Runner: r, id: r.nextID(), event: e}
+	x.log = r.log.With("trigger", e.Trigger, "event", x.id)
+	err := x.handle(ctx)
+	r.stats.ended(err, time.Since(began))
+	if err == nil {
+		return nil
+	}
+	f := &trigger.Failure{}
+	if !errors.As(err, &f) {
+		f = failure(trigger.Refused, err)
+	}
+	f.Event = x.id
+	x.report(f)
+	return f
+}
+
+// report a failure once, with what only the runner knows: the guest's frames.
+func (x *run) report(f *trigger.Failure) {
+	level := slog.LevelError
+	switch f.Reason {
+	case trigger.Busy, trigger.Closed, trigger.Canceled:
+		level = slog.LevelDebug // counted, and no fault of the component
+	}
+	attrs := []any{"reason", f.Reason, "error", f.Err}
+	var trap *engine.Trap
+	if errors.As(f.Err, &trap) && len(trap.Backtrace) > 0 && f.Reason != trigger.TooSlow {
+		attrs = append(attrs, "backtrace", trap.Backtrace)
+	}
+	x.log.Log(context.Background(), level, "event failed", attrs...)
+}
+
+func (x *run) handle(ctx context.Context) error {
+	if err := x.fits(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })()
+	if h := x.event.HTTP; h != nil {
+		x.body = &replay{src: h.Request.Body}
+		x.resp = newResponse(h, x.body, x.cfg.Limits.Payload)
+		defer x.resp.end()
+	}
+	for n := 1; ; n++ {
+		if n == freeRuns+1 {
+			x.contested.Lock()
+			defer x.contested.Unlock()
+		}
+		err := x.once(ctx, n > 1)
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+		x.stats.conflicted()
+		if n == maxRuns {
+			return failure(trigger.Conflicted, fmt.Errorf("%w, each of %d times", store.ErrConflict, n))
+		}
+		if x.resp != nil && !(x.body.again() && x.resp.discard()) {
+			return failure(trigger.Conflicted, fmt.Errorf("%w; it can't run again, since its response was begun or its body is over %d bytes", store.ErrConflict, inMemory))
+		}
+	}
+}
+
+// fits checks the event's size before anything is spent on it. A body of unknown length is checked as it is read.
+func (x *run) fits() error {
+	limit := x.cfg.Limits.Payload
+	var err error
+	switch e := x.event; {
+	case e.MQTT != nil && int64(len(e.MQTT.Payload)) > limit:
+		err = fmt.Errorf("message of %d bytes: payload limit of %s", len(e.MQTT.Payload), size(limit))
+	case e.HTTP != nil && e.HTTP.Request.ContentLength > limit:
+		err = fmt.Errorf("request body of %d bytes: payload limit of %s: %w", e.HTTP.Request.ContentLength, size(limit), &http.MaxBytesError{Limit: limit})
+	}
+	if err != nil {
+		return failure(trigger.TooLarge, err)
+	}
+	return nil
+}
+
+// once runs the event on one fresh instance, and commits its effects. An ErrConflict means that it may be run again.
+func (x *run) once(ctx context.Context, again bool) error {
+	turn, stop := context.WithTimeoutCause(ctx, waitPerTime*x.cfg.Limits.Time, errors.New("waited too long for its turn"))
+	err := x.acquire(turn, again)
+	stop()
+	if err != nil {
+		return err
+	}
+	tx := &effects{Tx: x.cfg.Begin(), limit: x.cfg.Limits.Payload}
+	err = x.call(ctx, tx)
+	x.release() // the instance is gone: others run while this one commits
+	if tx.conflict {
+		return store.ErrConflict // whatever the guest made of it
+	}
+	if err != nil {
+		return err
+	}
+	// The client may be gone or the agent about to stop: the event has been handled, and its effects are kept.
+	if err := tx.Commit(context.WithoutCancel(ctx)); errors.Is(err, store.ErrConflict) {
+		return store.ErrConflict
+	} else if err != nil {
+		return failure(trigger.Unavailable, err)
+	}
+	if x.resp != nil {
+		if err := x.resp.send(); err != nil {
+			return failure(trigger.Canceled, fmt.Errorf("send response: %w", err))
+		}
+	}
+	return nil
+}
+
+// call the guest, from its instance to its end.
+func (x *run) call(ctx context.Context, tx *effects) (err error) {
+	c, handlers, err := x.load()
+	if err != nil {
+		return failure(trigger.Unavailable, err)
+	}
+	limits := x.cfg.Limits
+	ctx, cancel := context.WithTimeoutCause(ctx, limits.Time, &TimeLimitError{limits.Time})
+	defer cancel()
+	env := &host.Env{Grants: x.cfg.Grants, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
+	if x.event.Kind == trigger.KindTimer {
+		env.Args = []string{x.cfg.Name}
+	}
+	guest, err := x.cfg.Host.Instantiate(ctx, x.cfg.Engine, c, host.Limits{Memory: limits.Memory, Body: limits.Payload}, env)
+	if err != nil {
+		return x.sort(ctx, err)
+	}
+	defer guest.Close()
+	switch e := x.event; {
+	case e.HTTP != nil && handlers.HTTP != nil:
+		x.resp.begin(tx)
+		r := e.HTTP.Request.WithContext(ctx)
+		r.Body = x.body.reader(limits.Payload)
+		err = guest.ServeHTTP(handlers.HTTP, x.resp, r)
+	case e.MQTT != nil:
+		err = guest.HandleMessage(handlers, host.Message{Topic: e.MQTT.Topic, Payload: e.MQTT.Payload})
+	case e.Timer != nil:
+		err = guest.HandleTick(handlers, host.Tick{Scheduled: e.Timer.Scheduled, Actual: e.Timer.Actual, Missed: e.Timer.Missed, ClockTrusted: e.Timer.ClockTrusted})
+	default:
+		err = fmt.Errorf("component %s exports nothing that handles %s events", x.cfg.Name, e.Kind)
+	}
+	return x.sort(ctx, err)
+}
+
+// sort an error of a guest by what caused it.
+func (x *run) sort(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	var trap *engine.Trap
+	var slow *TimeLimitError
+	var large *http.MaxBytesError
+	trapped := errors.As(err, &trap)
+	switch {
+	case errors.Is(err, store.ErrConflict):
+		return err
+	case errors.As(err, &large), errors.Is(err, host.ErrBodyLimit), errors.Is(err, errPayload):
+		return failure(trigger.TooLarge, fmt.Errorf("payload limit of %s: %w", size(x.cfg.Limits.Payload), err))
+	case ctx.Err() != nil && errors.As(context.Cause(ctx), &slow):
+		return failure(trigger.TooSlow, slow)
+	case ctx.Err() != nil:
+		return failure(trigger.Canceled, context.Cause(ctx))
+	case errors.Is(err, errClient):
+		return failure(trigger.Canceled, err)
+	case trapped && trap.Code == engine.TrapMemory:
+		return failure(trigger.TooBig, fmt.Errorf("memory limit of %s: %w", size(int64(x.cfg.Limits.Memory)), err))
+	case trapped:
+		return failure(trigger.Trapped, err)
+	}
+	return failure(trigger.Refused, err)
+}
+
+// guestLog writes a line of the guest's to the log.
+func (x *run) guestLog(level slog.Level, about, message string) {
+	ok, dropped := x.lines.take(time.Now())
+	if !ok {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 2)
+	if about != "" {
+		attrs = append(attrs, slog.String("context", about))
+	}
+	if dropped > 0 {
+		attrs = append(attrs, slog.Uint64("dropped", dropped))
+	}
+	x.log.LogAttrs(context.Background(), level, message, attrs...)
+}
+
+// size in the unit that a manifest would use.
+func size(n int64) string {
+	switch {
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return fmt.Sprintf("%dMiB", n>>20)
+	case n >= 1<<10 && n%(1<<10) == 0:
+		return fmt.Sprintf("%dKiB", n>>10)
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// effects of one run, until its commit.
+type effects struct {
+	Tx
+	limit    int64
+	conflict bool
+	watch    func() // called before the first write
+}
+
+var errPayload = errors.New("value or message is too large")
+
+// note a conflict that a guest could mistake for a fault.
+func (t *effects) note(err error) error {
+	t.conflict = t.conflict || errors.Is(err, store.ErrConflict)
+	return err
+}
+
+func (t *effects) Get(bucket, key string) ([]byte, bool, error) {
+	v, ok, err := t.Tx.Get(bucket, key)
+	return v, ok, t.note(err)
+}
+
+func (t *effects) Keys(bucket, after string, limit int) ([]string, error) {
+	k, err := t.Tx.Keys(bucket, after, limit)
+	return k, t.note(err)
+}
+
+// writing tells the response, if there is one, that it has something to wait for.
+func (t *effects) writing() {
+	if t.watch != nil {
+		t.watch()
+		t.watch = nil
+	}
+}
+
+func (t *effects) Set(bucket, key string, value []byte) error {
+	t.writing()
+	return t.note(t.Tx.Set(bucket, key, value))
+}
+
+func (t *effects) Delete(bucket, key string) error {
+	t.writing()
+	return t.note(t.Tx.Delete(bucket, key))
+}
+
+func (t *effects) Publish(topic string, payload []byte, qos byte, retain bool) error {
+	if int64(len(payload)) > t.limit {
+		return fmt.Errorf("publish to %s: %w: %d bytes: payload limit of %s", topic, errPayload, len(payload), size(t.limit))
+	}
+	t.writing()
+	return t.note(t.Tx.Publish(topic, payload, qos, retain))
+}
