@@ -80,14 +80,16 @@ func outboxKey(id uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{kindOutbox}, id)
 }
 
-// encodeMessage: qos (2 bits) and retain (bit 2) in a byte, the topic's length in two (big endian), topic, payload.
+// encodeMessage: qos (2 bits) and retain (bit 2) in a byte, the application's length in one, application, the topic's length in
+// two (big endian), topic, payload.
 func encodeMessage(m Message) []byte {
-	out := make([]byte, 0, 3+len(m.Topic)+len(m.Payload))
+	out := make([]byte, 0, 4+len(m.Application)+len(m.Topic)+len(m.Payload))
 	flags := m.QoS
 	if m.Retain {
 		flags |= 4
 	}
-	out = append(out, flags)
+	out = append(out, flags, byte(len(m.Application)))
+	out = append(out, m.Application...)
 	out = binary.BigEndian.AppendUint16(out, uint16(len(m.Topic)))
 	out = append(out, m.Topic...)
 	return append(out, m.Payload...)
@@ -106,15 +108,20 @@ func decodeMessage(key, value []byte) (Message, error) {
 		return Message{}, err
 	}
 	m := Message{ID: id}
-	if len(value) < 3 || value[0] > 7 || value[0]&3 == 3 {
+	if len(value) < 2 || value[0] > 7 || value[0]&3 == 3 {
 		return Message{}, fmt.Errorf("%w: outbox message %d is malformed", ErrDamaged, m.ID)
 	}
-	n := int(binary.BigEndian.Uint16(value[1:]))
-	if len(value) < 3+n {
+	m.QoS, m.Retain = value[0]&3, value[0]&4 != 0
+	n, rest := int(value[1]), value[2:]
+	if len(rest) < n+2 {
 		return Message{}, fmt.Errorf("%w: outbox message %d is cut short", ErrDamaged, m.ID)
 	}
-	m.QoS, m.Retain = value[0]&3, value[0]&4 != 0
-	m.Topic = string(value[3 : 3+n])
-	m.Payload = append([]byte{}, value[3+n:]...)
+	m.Application, rest = string(rest[:n]), rest[n:]
+	n, rest = int(binary.BigEndian.Uint16(rest)), rest[2:]
+	if len(rest) < n {
+		return Message{}, fmt.Errorf("%w: outbox message %d is cut short", ErrDamaged, m.ID)
+	}
+	m.Topic = string(rest[:n])
+	m.Payload = append([]byte{}, rest[n:]...)
 	return m, nil
 }

@@ -8,11 +8,12 @@ import (
 
 // Message in the outbox.
 type Message struct {
-	ID      uint64 // grows; never given twice
-	Topic   string
-	Payload []byte
-	QoS     byte
-	Retain  bool
+	ID          uint64 // grows; never given twice
+	Application string // that published it
+	Topic       string
+	Payload     []byte
+	QoS         byte
+	Retain      bool
 }
 
 // Outbox gives up to n messages with an ID above after, oldest first: only such as are on the disk and not delivered.

@@ -235,7 +235,7 @@ func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error 
 	if err := t.grow(len(topic) + len(payload)); err != nil {
 		return fmt.Errorf("publish to %q: %w", topic, err)
 	}
-	t.messages = append(t.messages, Message{Topic: topic, Payload: append([]byte{}, payload...), QoS: qos, Retain: retain})
+	t.messages = append(t.messages, Message{Application: t.application, Topic: topic, Payload: append([]byte{}, payload...), QoS: qos, Retain: retain})
 	return nil
 }
 
