@@ -28,3 +28,13 @@ func BenchmarkHelloHTTP(b *testing.B) {
 		g.Close()
 	}
 }
+
+// What of an event is not the handler: instantiate and drop.
+func BenchmarkInstantiate(b *testing.B) {
+	c := compile(b, guests.HelloHTTP)
+	r := request("GET", "/", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		start(b, r.Context(), c, Limits{}, &Env{}).Close()
+	}
+}

@@ -107,7 +107,7 @@ func interfaces() []*iface {
 func (i *iface) define() engine.Interface {
 	def := engine.Interface{Funcs: make(map[string]engine.HostFunc, len(i.funcs)), Resources: make(map[string]engine.Resource, len(i.resources))}
 	for name, fn := range i.funcs {
-		def.Funcs[name] = adapt(i.name, name, fn)
+		def.Funcs[name] = adapt(fn)
 	}
 	for name, typ := range i.resources {
 		def.Resources[name] = engine.Resource{Type: typ, Drop: dropHandle}
@@ -115,22 +115,18 @@ func (i *iface) define() engine.Interface {
 	return def
 }
 
-// adapt checks the arguments' kinds and names the function in an error.
-func adapt(ifaceName, name string, fn fn) engine.HostFunc {
+// adapt checks the arguments' kinds; the engine names the function in the trap that an error becomes.
+func adapt(fn fn) engine.HostFunc {
 	return func(s *engine.Store, args []engine.Val) (engine.Val, error) {
 		if len(args) != len(fn.params) {
-			return engine.Val{}, fmt.Errorf("%s %s: called with %d arguments, it has %d", ifaceName, name, len(args), len(fn.params))
+			return none, fmt.Errorf("called with %d arguments, it has %d", len(args), len(fn.params))
 		}
 		for i, k := range fn.params {
 			if args[i].Kind() != k {
-				return engine.Val{}, fmt.Errorf("%s %s: argument %d has the wrong type", ifaceName, name, i+1)
+				return none, fmt.Errorf("argument %d has the wrong type", i+1)
 			}
 		}
-		v, err := fn.call(s.Data().(*Guest), args)
-		if err != nil {
-			return engine.Val{}, fmt.Errorf("%s %s: %w", ifaceName, name, err)
-		}
-		return v, nil
+		return fn.call(s.Data().(*Guest), args)
 	}
 }
 
