@@ -62,7 +62,7 @@ func (l *Linker) fill(i *Instance) error {
 			return nil
 		}
 		if !cerr.exhausted() || s.instances > 0 || weight >= int64(s.engine.plan.slots) {
-			return s.failure("instantiate component", cerr)
+			return s.failure("instantiate component", true, cerr)
 		}
 		c.weight.CompareAndSwap(weight, weight+1)
 		C.dunlin_store_renew(s.c, s.engine.ptr, s.memory, s.tables)
@@ -94,7 +94,7 @@ func (i *Instance) Call(x *Export, args ...Val) (Val, error) {
 	cerr := takeError(C.dunlin_call(s.c, &i.c, x.index, C.bool(x.result)))
 	s.running--
 	if cerr != nil {
-		return Val{}, s.failure("call "+x.name, cerr)
+		return Val{}, s.failure("call "+x.name, false, cerr)
 	}
 	if !x.result {
 		return Val{}, nil

@@ -1,4 +1,5 @@
 // Whole operations over wasmtime's C API. Nothing here keeps a Go pointer: Go is reached by integer handles.
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,7 +94,12 @@ void dunlin_store_interrupt(dunlin_store *s, wasm_engine_t *engine) {
   wasmtime_engine_increment_epoch(engine);
 }
 
-static wasmtime_error_t *read_problem(const dunlin_reader *r) { return wasmtime_error_new(r->problem); }
+// An error of this side, which Go tells from wasmtime's by its start.
+static wasmtime_error_t *own_problem(const char *what) {
+  char text[128];
+  snprintf(text, sizeof text, "dunlin: %s", what);
+  return wasmtime_error_new(text);
+}
 
 static wasmtime_error_t *host_call(void *fn, wasmtime_context_t *ctx, const wasmtime_component_func_type_t *type, wasmtime_component_val_t *args,
                                    size_t arg_count, wasmtime_component_val_t *results, size_t result_count) {
@@ -103,18 +109,19 @@ static wasmtime_error_t *host_call(void *fn, wasmtime_context_t *ctx, const wasm
   dunlin_put_u32(&s->buf, (uint32_t)arg_count);
   for (size_t i = 0; i < arg_count; i++) {
     const char *problem = dunlin_write_val(s, ctx, &args[i]);
-    if (problem) return wasmtime_error_new(problem);
+    if (problem) return own_problem(problem);
   }
-  if (s->buf.failed) return wasmtime_error_new("out of memory");
+  if (s->buf.failed) return own_problem("out of memory");
   if (!dunlinHostCall(s->go, (uintptr_t)fn, result_count)) return wasmtime_error_new("host function failed");
   if (result_count == 0) return NULL;
   dunlin_reader r = {.at = s->buf.data, .end = s->buf.data + s->buf.len, .store = s, .ctx = ctx};
   wasmtime_component_val_t v = {.kind = WASMTIME_COMPONENT_BOOL};
   bool ok = dunlin_read_val(&r, &v);
-  dunlin_return_borrows(&r); // a result can't hold a borrow: lowering says so
-  if (!ok) {
+  if (ok && r.borrow_count > 0) r.problem = "a result can't hold a borrow";
+  dunlin_return_borrows(&r);
+  if (!ok || r.problem) {
     wasmtime_component_val_delete(&v);
-    return read_problem(&r);
+    return own_problem(r.problem);
   }
   results[0] = v;
   return NULL;
@@ -141,7 +148,7 @@ wasmtime_error_t *dunlin_add_resource(wasmtime_component_linker_instance_t *l, c
 wasmtime_error_t *dunlin_call(dunlin_store *s, const wasmtime_component_instance_t *instance, const wasmtime_component_export_index_t *index,
                               bool has_result) {
   wasmtime_component_func_t func;
-  if (!wasmtime_component_instance_get_func(instance, s->ctx, index, &func)) return wasmtime_error_new("the export is not a function of this instance");
+  if (!wasmtime_component_instance_get_func(instance, s->ctx, index, &func)) return own_problem("the export is not a function of this instance");
   dunlin_reader r = {.at = s->buf.data, .end = s->buf.data + s->buf.len, .store = s, .ctx = s->ctx};
   uint32_t count = dunlin_get_u32(&r), read = 0;
   wasmtime_component_val_t few[8], *args = few;
@@ -149,26 +156,27 @@ wasmtime_error_t *dunlin_call(dunlin_store *s, const wasmtime_component_instance
   wasmtime_error_t *err = NULL;
   for (; args != NULL && read < count && err == NULL; read++) {
     args[read].kind = WASMTIME_COMPONENT_BOOL;
-    if (!dunlin_read_val(&r, &args[read])) err = read_problem(&r);
+    if (!dunlin_read_val(&r, &args[read])) err = own_problem(r.problem);
   }
   wasmtime_component_val_t result = {.kind = WASMTIME_COMPONENT_BOOL};
-  if (args == NULL) err = wasmtime_error_new("out of memory");
+  if (args == NULL) err = own_problem("out of memory");
   if (err == NULL) err = wasmtime_component_func_call(&func, s->ctx, args, count, &result, has_result);
-  dunlin_return_borrows(&r);
+  bool returned = dunlin_return_borrows(&r);
+  if (err == NULL && !returned) err = own_problem("a borrow was passed where the function takes ownership");
   for (uint32_t i = 0; i < read; i++) wasmtime_component_val_delete(&args[i]);
   if (args != few) free(args);
   s->buf.len = 0;
   if (err == NULL && has_result) {
     const char *problem = dunlin_write_val(s, s->ctx, &result);
     if (problem == NULL && s->buf.failed) problem = "out of memory";
-    if (problem) err = wasmtime_error_new(problem);
+    if (problem) err = own_problem(problem);
   }
   wasmtime_component_val_delete(&result);
   return err;
 }
 
 wasmtime_error_t *dunlin_drop_guest(dunlin_store *s, uint32_t index) {
-  if (index >= s->guest_count || s->guests[index] == NULL) return wasmtime_error_new("the resource was dropped before");
+  if (index >= s->guest_count || s->guests[index] == NULL) return own_problem("the resource was dropped before");
   wasmtime_component_resource_any_t *any = s->guests[index];
   s->guests[index] = NULL;
   wasmtime_error_t *err = wasmtime_component_resource_any_drop(s->ctx, any);

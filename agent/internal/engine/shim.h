@@ -93,7 +93,7 @@ typedef struct {
 
 uint32_t dunlin_get_u32(dunlin_reader *r);
 bool dunlin_read_val(dunlin_reader *r, wasmtime_component_val_t *out);
-void dunlin_return_borrows(dunlin_reader *r);
+bool dunlin_return_borrows(dunlin_reader *r);
 const char *dunlin_write_val(dunlin_store *s, wasmtime_context_t *ctx, const wasmtime_component_val_t *v);
 
 #endif

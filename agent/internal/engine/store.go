@@ -112,7 +112,7 @@ func (s *Store) Drop(v Val) error {
 	s.running++
 	cerr := takeError(C.dunlin_drop_guest(s.c, C.uint32_t(v.num)))
 	s.running--
-	return s.failure("drop resource", cerr)
+	return s.failure("drop resource", false, cerr)
 }
 
 // enter refuses what would run guest code in a store that has ended.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unsafe"
 )
@@ -112,8 +113,15 @@ var trapCodes = map[string]TrapCode{
 	"interrupt":                               TrapInterrupt,
 }
 
-// failure turns what a call into wasmtime gave into this package's error.
-func (s *Store) failure(doing string, e *cError) error {
+// ours are the starts of errors that wasmtime gives before it enters a guest: the arguments don't fit.
+var ours = []string{ownProblem, "type mismatch", "expected ", "payload ", "did not expect ", "enum variant name ", "unknown flag", "unknown variant",
+	"mismatched resource types", "unknown handle index"}
+
+// ownProblem starts the messages that the C side of this package makes.
+const ownProblem = "dunlin: "
+
+// failure turns what a call into wasmtime gave into this package's error. What linking gives without a frame is no guest's doing.
+func (s *Store) failure(doing string, linking bool, e *cError) error {
 	hostErr, hostName := s.hostErr, s.hostName
 	s.hostErr, s.hostName = nil, ""
 	if e == nil {
@@ -142,13 +150,13 @@ func (s *Store) failure(doing string, e *cError) error {
 		t.Code = TrapMemory
 		return t
 	}
-	if len(e.frames) > 0 {
-		if hostName != "" { // most likely lowering what it returned
-			t.Message = fmt.Sprintf("%s (after host function %s)", e.oneLine(), hostName)
-		}
-		return t
+	if len(e.frames) > 0 && hostName != "" { // most likely lowering what it returned
+		t.Message = fmt.Sprintf("%s (after host function %s)", e.oneLine(), hostName)
 	}
-	return fmt.Errorf("%s: %s", doing, e.oneLine())
+	if len(e.frames) == 0 && (linking || slices.ContainsFunc(ours, func(p string) bool { return strings.HasPrefix(root, p) })) {
+		return fmt.Errorf("%s: %s", doing, strings.TrimPrefix(e.oneLine(), ownProblem))
+	}
+	return t
 }
 
 // endedBy: a host function that gave up waiting when the context ended was interrupted, not broken.

@@ -226,7 +226,8 @@ static bool get_host_resource(dunlin_reader *r, wasmtime_component_val_t *out) {
   bool owned = get_u8(r);
   uint32_t type = dunlin_get_u32(r), rep = dunlin_get_u32(r);
   if (r->problem) return false;
-  wasmtime_component_resource_host_t *host = wasmtime_component_resource_host_new(owned, rep, type);
+  // A borrow is lent as an own that is taken back after the call: outside of a call wasmtime makes no borrows.
+  wasmtime_component_resource_host_t *host = wasmtime_component_resource_host_new(true, rep, type);
   wasmtime_component_resource_any_t *any = NULL;
   wasmtime_error_t *err = wasmtime_component_resource_host_to_any(r->ctx, host, &any);
   wasmtime_component_resource_host_delete(host);
@@ -258,15 +259,21 @@ static bool get_guest_resource(dunlin_reader *r, wasmtime_component_val_t *out) 
   return true;
 }
 
-void dunlin_return_borrows(dunlin_reader *r) {
+// Takes back what was lent, and reports whether all of it was still there. No destructor runs.
+bool dunlin_return_borrows(dunlin_reader *r) {
+  bool all = true;
   for (uint32_t i = 0; i < r->borrow_count; i++) {
     wasmtime_error_t *err = wasmtime_component_resource_any_drop(r->ctx, r->borrows[i]);
-    if (err != NULL) wasmtime_error_delete(err);
+    if (err != NULL) {
+      wasmtime_error_delete(err);
+      all = false;
+    }
     wasmtime_component_resource_any_delete(r->borrows[i]);
   }
   free(r->borrows);
   r->borrows = NULL;
   r->borrow_count = r->borrow_cap = 0;
+  return all;
 }
 
 #define GET(k, field) \
