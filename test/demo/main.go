@@ -167,17 +167,18 @@ func (d *demo) push(ctx context.Context, manifest string) (time.Duration, error)
 
 func (d *demo) install(ctx context.Context) (err error) {
 	say("push: the release is signed here, and goes over MQTT to the board")
-	d.installed, err = d.push(ctx, "v1.toml")
+	d.installed, err = d.push(ctx, "dunlin.toml")
 	return err
 }
 
 // state is what the example's page tells, as JSON.
 type state struct {
 	Version string `json:"version"`
-	Sensors map[string]struct {
-		Last, Min, Max float64
-		Count          int
-		Alarm          bool
+	Sensors []struct {
+		Name        string  `json:"name"`
+		Temperature float64 `json:"temperature"`
+		Count       int     `json:"count"`
+		Alarm       string  `json:"alarm"`
 	} `json:"sensors"`
 }
 
@@ -222,8 +223,8 @@ func (d *demo) show(ctx context.Context, n int) error {
 			return err
 		}
 		fmt.Printf("   %s  version %s  %4d events", time.Now().Format("15:04:05"), s.Version, s.handled())
-		for _, name := range sortedNames(s.Sensors) {
-			fmt.Printf("  %s %.2f", name, s.Sensors[name].Last)
+		for _, sensor := range s.Sensors {
+			fmt.Printf("  %s %.2f (%s)", sensor.Name, sensor.Temperature, sensor.Alarm)
 		}
 		fmt.Println()
 	}
@@ -254,7 +255,7 @@ func (d *demo) comeBack(ctx context.Context, s *sensors) (err error) {
 	if err := d.serve(ctx, strings.TrimPrefix(d.url, "http://"), d.mqtt); err != nil {
 		return err
 	}
-	if d.update, err = d.push(ctx, "v2.toml"); err != nil {
+	if d.update, err = d.push(ctx, "dunlin-v2.toml"); err != nil {
 		return err
 	}
 	return d.show(ctx, 3)
@@ -276,7 +277,7 @@ func (d *demo) count(ctx context.Context, s *sensors) error {
 	say("measured, on this machine, in this run")
 	table := [][2]string{
 		{"push to serving, version 1 (sign, send, compile, start)", d.installed.Round(time.Millisecond).String()},
-		{"push to serving, version 2 (as a patch, while events came in)", d.update.Round(time.Millisecond).String()},
+		{"push to serving, version 2 (as a patch; the board reconnects first)", d.update.Round(time.Millisecond).String()},
 		{"events acknowledged / counted by the handler", fmt.Sprintf("%d / %d", s.total(), now.handled())},
 		{"of these with the fleet server gone", fmt.Sprint(d.offline)},
 		{"QoS 1 publish to durable acknowledgement, p50 / p99", fmt.Sprintf("%s / %s", p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond))},

@@ -26,7 +26,8 @@ func (r reading) payload(at time.Time) []byte {
 	return b
 }
 
-// readings measures this machine: its thermal zones where there are any, its load and its memory.
+// readings measures this machine: its thermal zones where there are any, its load and its memory. The example knows sensors of
+// temperature, so the load and the percentage of memory stand in for one: real figures, dressed as degrees.
 func readings() []reading {
 	var all []reading
 	zones, _ := filepath.Glob("/sys/class/thermal/thermal_zone*/temp")
@@ -36,10 +37,10 @@ func readings() []reading {
 		}
 	}
 	if load, err := number("/proc/loadavg", 0); err == nil {
-		all = append(all, reading{"load", "LOAD", map[string]float64{"Load": load}})
+		all = append(all, reading{"load", "LOAD", map[string]float64{"Temperature": load}})
 	}
 	if used, err := memoryUsed(); err == nil {
-		all = append(all, reading{"memory", "MEMORY", map[string]float64{"Used": used}})
+		all = append(all, reading{"memory", "MEMORY", map[string]float64{"Temperature": used}})
 	}
 	return all
 }

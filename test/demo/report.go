@@ -3,12 +3,8 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 )
-
-func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // pss is a process's proportional share of memory: proc_pid_smaps_rollup(5).
 func pss(pid int) string {
