@@ -113,22 +113,29 @@ func (s *Store) stageBlob(stage []byte, digest string, want [sha256.Size]byte, s
 			if !last {
 				return nil
 			}
-			if err := b.Put(keySize, binary.BigEndian.AppendUint64(nil, uint64(size))); err != nil {
-				return err
-			}
-			blobs := tx.Bucket(bucketBlobs)
-			if blobs.Bucket([]byte(digest)) == nil { // else another PutBlob was first
-				if err := parent.MoveBucket([]byte(digest), blobs); err != nil {
-					return err
-				}
-			}
-			return dropBucket(tx.Bucket(bucketStaging), stage)
+			return b.Put(keySize, binary.BigEndian.AppendUint64(nil, uint64(size)))
 		})
-		if err != nil || last {
+		if err != nil {
 			return err
+		}
+		if last {
+			return s.publishBlob(stage, digest)
 		}
 		index += commitChunks
 	}
+}
+
+// publishBlob has a bbolt transaction of its own: MoveBucket loses what the same transaction wrote into the bucket.
+func (s *Store) publishBlob(stage []byte, digest string) error {
+	return s.update(func(tx *bolt.Tx) error {
+		blobs := tx.Bucket(bucketBlobs)
+		if blobs.Bucket([]byte(digest)) == nil { // else another PutBlob was first
+			if err := tx.Bucket(bucketStaging).Bucket(stage).MoveBucket([]byte(digest), blobs); err != nil {
+				return err
+			}
+		}
+		return dropBucket(tx.Bucket(bucketStaging), stage)
+	})
 }
 
 // Blob reads a blob, and checks it against its digest every time: reads are rare (a compilation, the base of a patch), and
@@ -142,21 +149,21 @@ func (s *Store) Blob(digest string) (data []byte, ok bool, err error) {
 	if err == nil {
 		return data, ok, nil
 	}
-	err = fmt.Errorf("read blob: %w", err)
 	var mismatch *mismatchError
 	if errors.As(err, &mismatch) {
 		if e := s.DeleteBlob(digest); e != nil {
-			err = errors.Join(err, e)
+			return nil, false, fmt.Errorf("read blob: %w; then %w", err, e)
 		}
+		err = fmt.Errorf("%w; it was removed: fetch it again", err)
 	}
-	return nil, false, err
+	return nil, false, fmt.Errorf("read blob: %w", err)
 }
 
 // mismatchError: the pages are sound, their content isn't.
 type mismatchError struct{ digest string }
 
 func (e *mismatchError) Error() string {
-	return fmt.Sprintf("blob %s does not match its digest; it is removed: fetch it again", e.digest)
+	return fmt.Sprintf("content of blob %s does not match its digest", e.digest)
 }
 func (e *mismatchError) Unwrap() error { return ErrDamaged }
 

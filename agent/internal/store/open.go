@@ -41,6 +41,8 @@ var migrations = []func(*bolt.Tx) error{
 const (
 	// The mapping is reserved up front, so that a growing file need not wait for its readers to be mapped again.
 	initialMmap = 1 << 30
+	// A file grows by this much beyond what it needs, without holding disk for it yet. bbolt's own 16 MiB suit servers.
+	growBy      = 1 << 20
 	keepDamaged = 3
 )
 
@@ -66,7 +68,7 @@ func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err err
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	var aside string
-	s, err := openFile(path)
+	s, err := openFile(path, log)
 	if errors.Is(err, ErrDamaged) {
 		if aside, err = setAside(path, log, now(), err); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, err)
@@ -77,12 +79,12 @@ func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err err
 		if err := create(path); err != nil {
 			return nil, fmt.Errorf("create store %s: %w", path, err)
 		}
-		s, err = openFile(path)
+		s, err = openFile(path, log)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s.lock, s.log, s.recovered = lock, log, aside
+	s.lock, s.recovered = lock, aside
 	go s.run()
 	return s, nil
 }
@@ -132,10 +134,11 @@ func removeLeftover(path string) error {
 
 func create(path string) error {
 	tmp := temporary(path)
-	db, err := bolt.Open(tmp, 0o600, options(nil))
+	db, err := bolt.Open(tmp, 0o600, options(os.OpenFile))
 	if err != nil {
 		return err
 	}
+	db.AllocSize = growBy
 	err = db.Update(func(tx *bolt.Tx) error { return migrate(tx, 0) })
 	if err == nil {
 		// A second commit, so that neither meta page is bbolt's first one, which names a free list.
@@ -185,13 +188,14 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bolt.Option
 }
 
 // openFile verifies and opens an existing file, and brings it to the newest schema.
-func openFile(path string) (*Store, error) {
+func openFile(path string, log *slog.Logger) (*Store, error) {
 	torn, err := verifyFile(path)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
 		path:        path,
+		log:         log,
 		pending:     map[string][]*job{},
 		delivered:   map[uint64]struct{}{},
 		wake:        make(chan struct{}, 1),
@@ -211,6 +215,7 @@ func openFile(path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.db.AllocSize = growBy
 	if err := s.prepare(torn); err != nil {
 		s.db.Close()
 		return nil, err
@@ -246,13 +251,10 @@ func (s *Store) prepare(torn bool) error {
 			return fmt.Errorf("migrate from schema %d: %w", version, err)
 		}
 	}
-	if torn { // the next commit rewrites the meta page that a power cut tore
-		if err := s.update(func(*bolt.Tx) error { return nil }); err != nil {
-			return err
-		}
-	}
-	if err := s.dropStaging(); err != nil {
+	if err := s.clean(torn); errors.Is(err, ErrDamaged) {
 		return err
+	} else if err != nil {
+		s.log.Warn("clean up after an interrupted run", "error", err) // a full disk must not keep a board from starting
 	}
 	return s.view(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketData, bucketBlobs, bucketStaging, bucketTransfers} {
@@ -266,6 +268,17 @@ func (s *Store) prepare(torn bool) error {
 			return true, nil
 		})
 	})
+}
+
+// clean up what an interrupted run left: a meta page that a power cut tore, which the next commit rewrites, and blobs that
+// were being stored.
+func (s *Store) clean(torn bool) error {
+	if torn {
+		if err := s.update(func(*bolt.Tx) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return s.dropStaging()
 }
 
 func schemaOf(tx *bolt.Tx) (uint32, error) {

@@ -163,7 +163,7 @@ func (s *Store) wrap(err error) error {
 	case errors.Is(err, berrors.ErrDatabaseNotOpen):
 		return fmt.Errorf("store %s: %w", s.path, ErrClosed)
 	case errors.Is(err, ErrDamaged):
-		return fmt.Errorf("store %s: %w (restart to have it checked and set aside)", s.path, err)
+		return fmt.Errorf("store %s: %w", s.path, err)
 	}
 	return err
 }

@@ -1,0 +1,98 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+)
+
+// The test binary plays the process that is killed, or that holds the lock, when it is told so.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("STORE_TEST_VICTIM"); dir != "" {
+		victim(dir)
+	}
+	os.Exit(m.Run())
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func atTestTime() time.Time { return time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC) }
+
+func open(t testing.TB, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir, quiet, atTestTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// newStore is checked when the test ends.
+func newStore(t testing.TB) *Store {
+	t.Helper()
+	s := open(t, t.TempDir())
+	t.Cleanup(func() { mustCheck(t, s) })
+	return s
+}
+
+func mustCheck(t testing.TB, s *Store) {
+	t.Helper()
+	if err := s.Check(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func seed(t testing.TB) *rand.Rand {
+	t.Helper()
+	n := uint64(time.Now().UnixNano())
+	if v := os.Getenv("STORE_TEST_SEED"); v != "" {
+		_, err := fmt.Sscan(v, &n)
+		must(t, err)
+	}
+	t.Logf("STORE_TEST_SEED=%d", n)
+	return rand.New(rand.NewPCG(n, 0))
+}
+
+func randomBlob(r *rand.Rand, n int) (digest string, data []byte) {
+	data = make([]byte, n)
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(data)), data
+}
+
+func putBlob(t testing.TB, s *Store, digest string, data []byte) {
+	t.Helper()
+	must(t, s.PutBlob(digest, int64(len(data)), bytes.NewReader(data)))
+}
+
+func set(t testing.TB, s *Store, app, key, value string) {
+	t.Helper()
+	tx := s.Begin(app)
+	must(t, tx.Set("default", key, []byte(value)))
+	must(t, tx.Commit(context.Background()))
+}
+
+func get(t testing.TB, s *Store, app, key string) string {
+	t.Helper()
+	v, ok, err := s.Begin(app).Get("default", key)
+	must(t, err)
+	if !ok {
+		return "(none)"
+	}
+	return string(v)
+}
