@@ -2,13 +2,56 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 
+	"dunlin.dev/dunlin/agent"
 	"dunlin.dev/dunlin/fleet/internal/cli"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // commands is the command table: the fleet's, and those that need the engine.
-var commands = cli.Commands()
+var commands = append([]cli.Command{cli.Up(up), cli.Check}, cli.Commands()...)
 
-// check looks into components before they are pushed, with the engine that boards have.
-var check func(ctx context.Context, release wire.Release, components map[string][]byte) error
+// check looks into components with the engine that boards have. Compiled code is kept: a check is followed by others.
+func check(ctx context.Context, release wire.Release, components map[string][]byte) error {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find a folder for compiled code: %w", err)
+	}
+	return agent.Check(ctx, release, components, filepath.Join(dir, "dunlin", "code"), slog.New(slog.NewTextHandler(io.Discard, nil)))
+}
+
+// up is the local runtime.
+func up(ctx context.Context, env *cli.Env, o cli.UpOptions) error {
+	level := slog.LevelInfo
+	if o.Verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level}))
+	cfg := agent.Config{State: o.State, Listen: o.Listen, Version: env.Version}
+	if strings.Contains(o.MQTT, "://") {
+		cfg.Bus.URL = o.MQTT
+	} else {
+		cfg.Bus.Listen = o.MQTT
+	}
+	return agent.RunLocal(ctx, cfg, o.Manifest, log,
+		func(a *agent.Agent) {
+			http, broker := a.Addresses()
+			if broker == "" {
+				broker = o.MQTT
+			}
+			fmt.Fprintf(env.Stderr, "dunlin: up: http=%s mqtt=%s; ctrl-c ends it\n", http, broker)
+		},
+		func(version string, err error) {
+			if err != nil {
+				fmt.Fprintf(env.Stderr, "dunlin: error: %v\ndunlin: hint: version %s goes on; save a good one to replace it\n", err, version)
+				return
+			}
+			fmt.Fprintf(env.Stderr, "dunlin: reloaded: version %s\n", version)
+		})
+}
