@@ -94,7 +94,7 @@ demo: build ## show the whole of it on this machine in a minute; KEEP=1 leaves i
 
 .PHONY: guests
 guests: ## rebuild the guest components of the tests from their sources
-	@test/guests/build
+	@test/guests/build.sh
 
 .PHONY: packages
 packages: toolchain .tools/goreleaser-$(GORELEASER_VERSION) ## make archives and Debian packages in dist/, and check them

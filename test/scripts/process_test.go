@@ -369,3 +369,19 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Setenv(args[0], m[1])
 }
+
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: expand FILE")
+	}
+	text := bracedVariable.ReplaceAllStringFunc(ts.ReadFile(args[0]), func(v string) string {
+		value := ts.Getenv(v[2 : len(v)-1])
+		if value == "" {
+			ts.Fatalf("expand %s: %s is not set", args[0], v)
+		}
+		return value
+	})
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o666))
+}
+
+var bracedVariable = regexp.MustCompile(`\$\{[A-Z_]+\}`)

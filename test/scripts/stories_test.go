@@ -18,12 +18,14 @@
 //	mqttpub [-q QOS] [-r] [-n N] ADDR TOPIC PAYLOAD
 //	                                 publish, N times if told so ({i} in the payload is 1 to N), and wait for the acknowledgements
 //	mqttsub NAME ADDR FILTER         subscribe at QoS 1; each message is a line "TOPIC PAYLOAD" for log and count
+//	expand FILE                      replace each ${VAR} in the file by its value
 //	capture VAR REGEXP               set $VAR from the first group of REGEXP in the last standard output
 //	tamper FILE OFFSET               flip one bit of a file; a negative offset counts from its end
 //	needs TOOL WHAT                  skip the story, with one line that names the package, where TOOL is not installed
 //
 // Every story has free ports of its own: $HTTP_ADDR and $MQTT_ADDR (an agent's), $FLEET_ADDR and $FLEET_MQTT_ADDR (a fleet
-// server's), $BROKER_ADDR (an outside broker's), as 127.0.0.1:port, and each ..._PORT alone. $HOME is an empty folder.
+// server's), $BROKER_ADDR (an outside broker's), as 127.0.0.1:port, and each ..._PORT alone. $HOME is an empty folder, $ROOT the top of
+// the tree ($ROOT/test/guests holds components).
 //
 // What waits, waits for the event. Patience ends far above what any machine needs, and before the whole test run's does.
 // Whatever a story started is killed at its end, by process group.
@@ -50,7 +52,7 @@ import (
 )
 
 // onArm64 lists the stories that the arm64 agent passes too, under user-mode emulation.
-var onArm64 = []string{"version.txtar"}
+var onArm64 = []string{"version.txtar", "end-to-end.txtar"}
 
 func TestStories(t *testing.T) {
 	dir, err := programs()
@@ -116,6 +118,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"await":   await,
 	"mqttpub": mqttPublish,
 	"mqttsub": mqttSubscribe,
+	"expand":  expand,
 	"capture": capture,
 	"tamper":  tamper,
 	"needs":   needs,
@@ -151,6 +154,8 @@ func setup(env *testscript.Env, path string, wait time.Duration, deadline time.T
 		return err
 	}
 	env.Setenv("HOME", home)
+	env.Setenv("ROOT", need.Root())
+	env.Setenv("GOTRACEBACK", "all") // a panic's runtime goroutines tell nothing
 	env.Setenv("PATH", path+string(os.PathListSeparator)+env.Getenv("PATH"))
 	for _, name := range []string{"HTTP", "MQTT", "FLEET", "FLEET_MQTT", "BROKER"} {
 		port, err := freePort()
