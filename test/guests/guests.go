@@ -42,6 +42,37 @@ var Coldroom2 []byte
 //go:embed hostile/hostile.wasm
 var Hostile []byte
 
+// Spin is made for Spin's synchronous triggers: it keeps a message under "message/<topic>", a cron event's seconds under
+// "cron" and the variable "greeting", if any, under that name, in the store "default". The payload "fail" is kept, and fails.
+//
+//go:embed spin/spin.wasm
+var Spin []byte
+
+// Smallest is a command of 186 bytes that imports nothing and succeeds.
+//
+//go:embed vectors/smallest.wasm
+var Smallest []byte
+
+// UnknownImport is a command that imports "acme:rocket/engine@1.0.0", which nobody provides.
+//
+//go:embed vectors/unknown-import.wasm
+var UnknownImport []byte
+
+// NoHandler is a component whose one export, "hello", no trigger can use.
+//
+//go:embed vectors/no-handler.wasm
+var NoHandler []byte
+
+// WASI03 is a component for WASI 0.3: it has an async export and a stream.
+//
+//go:embed vectors/wasi-0.3.wasm
+var WASI03 []byte
+
+// CoreModule is no component.
+//
+//go:embed vectors/core-module.wasm
+var CoreModule []byte
+
 // Sums is the digest list, in sha256sum's form.
 //
 //go:embed SHA256SUMS

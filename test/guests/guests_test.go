@@ -11,12 +11,18 @@ import (
 
 func committed() map[string][]byte {
 	return map[string][]byte{
-		"hello-http/hello-http.wasm": HelloHTTP,
-		"hello-cli/hello-cli.wasm":   HelloCLI,
-		"counter/counter.wasm":       Counter,
-		"coldroom/coldroom-v1.wasm":  Coldroom1,
-		"coldroom/coldroom-v2.wasm":  Coldroom2,
-		"hostile/hostile.wasm":       Hostile,
+		"hello-http/hello-http.wasm":  HelloHTTP,
+		"hello-cli/hello-cli.wasm":    HelloCLI,
+		"counter/counter.wasm":        Counter,
+		"coldroom/coldroom-v1.wasm":   Coldroom1,
+		"coldroom/coldroom-v2.wasm":   Coldroom2,
+		"hostile/hostile.wasm":        Hostile,
+		"spin/spin.wasm":              Spin,
+		"vectors/smallest.wasm":       Smallest,
+		"vectors/unknown-import.wasm": UnknownImport,
+		"vectors/no-handler.wasm":     NoHandler,
+		"vectors/wasi-0.3.wasm":       WASI03,
+		"vectors/core-module.wasm":    CoreModule,
 	}
 }
 

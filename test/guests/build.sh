@@ -1,0 +1,149 @@
+#!/bin/sh
+# Builds the guests.
+#
+#   build.sh                          the committed ones, in place, and SHA256SUMS
+#   build.sh check                    the committed ones, elsewhere: fails unless every digest is as in SHA256SUMS
+#   build.sh test                     the guests' own unit tests
+#   build.sh seed-js OUT [SOURCE.js]  the JS handler (12 MB), or another source with the same engine
+#
+# Everything it needs is pinned and kept under $DUNLIN_TOOLS (default: .tools at the top, which git ignores): Debian 12's
+# Rust 1.96 with its library's source, crates by Cargo.lock, the JS tools by package-lock.json. Nothing is installed.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+tools=${DUNLIN_TOOLS:-$top/.tools}/guests
+export LC_ALL=C
+
+die() {
+	echo "build.sh: $*" >&2
+	exit 1
+}
+
+need() {
+	command -v "$1" >/dev/null || die "$1 is missing: install the package $2"
+}
+
+# rust: a toolchain whose std, built from source, targets wasm; rustup's has none where only registries can be reached.
+rust_version=1.96.0+dfsg1-1~deb12u2
+llvm_version=1:22.1.8-1~deb12u1
+
+rust() {
+	root=$tools/rust-$rust_version
+	if [ ! -e "$root/complete" ]; then
+		need apt-get "apt (these packages are Debian's: on another system, run this in a debian:12 container)"
+		need dpkg-deb dpkg
+		need cc "gcc and libc6-dev"
+		rm -rf "$root" && mkdir -p "$root/debs"
+		set -- "rustc-web=$rust_version" "libstd-rust-web-dev=$rust_version" "libstd-rust-web-1.96=$rust_version" \
+			"rust-web-src=$rust_version" "rust-web-llvm=$rust_version" "cargo-web=$rust_version" \
+			"lld-22=$llvm_version" "libllvm22=$llvm_version"
+		# The libraries that these need and this machine has not.
+		missing=$(apt-get -s -o Debug::NoLocking=1 --no-install-recommends install "$@" | awk '/^Inst/ { print $2 }') ||
+			die "Debian's Rust $rust_version can't be had: run apt-get update; if it is gone, raise rust_version and the digests"
+		for package in $missing; do
+			case " $* " in *" $package="*) ;; *) set -- "$@" "$package" ;; esac
+		done
+		(cd "$root/debs" && apt-get -o APT::Sandbox::User="$(id -un)" download "$@" >/dev/null) || die "get Debian packages: $*"
+		for deb in "$root"/debs/*.deb; do
+			dpkg-deb -x "$deb" "$root"
+		done
+		rm -r "$root/debs"
+		touch "$root/complete"
+	fi
+	host=$(basename "$(dirname "$(find "$root/usr/lib/rustlib" -name wasm-component-ld | head -n 1)" | sed 's,/bin$,,')")
+	libs=$(find "$root" -name 'libLLVM.so.*' | head -n 1)
+	libs=$(dirname "$libs")
+	export LD_LIBRARY_PATH="$libs" RUSTC="$root/usr/bin/rustc" CARGO_TARGET_DIR="$tools/target"
+	# Building std is not stable yet.
+	export RUSTC_BOOTSTRAP=1
+	export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$root/usr/lib/rustlib/$host/bin/wasm-component-ld"
+	# No place of the build machine may get into the bytes.
+	export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-Zunstable-options -Clinker-flavor=wasm-lld \
+-Clink-arg=--wasm-ld-path=$root/usr/lib/llvm-22/bin/wasm-ld -Zlocation-detail=none --remap-path-prefix=$tools=/tools \
+--remap-path-prefix=$here=/guests --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+	unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
+}
+
+# cargo_build PACKAGE OUT [FLAG...]: one at a time, so that no package decides on the features of another's dependencies.
+cargo_build() {
+	package=$1 out=$2
+	shift 2
+	(cd "$here" && "$root/usr/bin/cargo" build --quiet --locked --release --target wasm32-unknown-unknown \
+		-Zbuild-std=std,panic_abort -Zbuild-std-features= -p "$package" "$@")
+	mkdir -p "$(dirname "$out")"
+	cp "$CARGO_TARGET_DIR/wasm32-unknown-unknown/release/$(echo "$package" | tr - _).wasm" "$out"
+}
+
+# js: the tools of npm, from a copy of the lock file, so that no node_modules comes to lie in the tree.
+js() {
+	need node nodejs
+	need npm npm
+	dir=$tools/js
+	if ! cmp -s "$here/seed-js/package-lock.json" "$dir/complete"; then
+		rm -rf "$dir" && mkdir -p "$dir"
+		cp "$here/seed-js/package.json" "$here/seed-js/package-lock.json" "$dir"
+		(cd "$dir" && npm ci --loglevel=error --no-audit --no-fund)
+		cp "$here/seed-js/package-lock.json" "$dir/complete"
+	fi
+}
+
+# all DIRECTORY: every committed guest.
+all() {
+	rust
+	js
+	cargo_build hello-http "$1/hello-http/hello-http.wasm"
+	cargo_build hello-cli "$1/hello-cli/hello-cli.wasm"
+	cargo_build counter "$1/counter/counter.wasm"
+	cargo_build coldroom "$1/coldroom/coldroom-v1.wasm"
+	cargo_build coldroom "$1/coldroom/coldroom-v2.wasm" --features v2
+	cargo_build hostile "$1/hostile/hostile.wasm"
+	cargo_build spin "$1/spin/spin.wasm"
+	mkdir -p "$1/vectors"
+	for wat in "$here"/vectors/*.wat; do
+		node "$dir/node_modules/.bin/jco" parse "$wat" -o "$1/vectors/$(basename "$wat" .wat).wasm"
+	done
+}
+
+# seed_js OUT SOURCE: componentize-js takes wasi:http at one patch version only, so its WIT is ours under that number.
+seed_js() {
+	js
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	for package in cli clocks filesystem http io random sockets; do
+		mkdir -p "$work/deps/$package"
+		sed 's/@0\.2\.12/@0.2.10/' "$top/wit/deps/$package@0.2.12/$package.wit" >"$work/deps/$package/$package.wit"
+	done
+	cp "$here/seed-js/handler.wit" "$work"
+	cp "$here/seed-js/build.mjs" "$dir"
+	mkdir -p "$(dirname "$1")"
+	node "$dir/build.mjs" "$2" "$work" "$1"
+}
+
+case ${1:-} in
+"")
+	all "$here"
+	cd "$here"
+	sha256sum -- */*.wasm >SHA256SUMS
+	;;
+check)
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	all "$work"
+	cd "$work"
+	sha256sum --quiet --check "$here/SHA256SUMS" || die "the recipe no longer gives the committed bytes"
+	;;
+test)
+	rust
+	cd "$here"
+	"$root/usr/bin/cargo" test --quiet --locked -p coldroom
+	"$root/usr/bin/cargo" test --quiet --locked -p coldroom --features v2
+	;;
+seed-js)
+	[ $# -ge 2 ] || die "seed-js needs the file to write: build.sh seed-js OUT [SOURCE.js]"
+	seed_js "$2" "${3:-$here/seed-js/seed.js}"
+	;;
+*)
+	die "no such target: $1; there are check, test and seed-js, and without one all committed guests are built"
+	;;
+esac
