@@ -263,10 +263,22 @@ func (s *Store) prepare(torn bool) error {
 			}
 		}
 		s.durable.Store(tx.Bucket(bucketData).Sequence())
-		return scan(tx, []byte{kindOutbox}, nil, func(_, row []byte) (bool, error) {
+		return s.surveyRows(tx)
+	})
+}
+
+// surveyRows reads all rows once. A damaged one is logged and stays an error for whoever reads it: losing one value is better
+// than setting everything aside. Only here it shows when the damage is in a key, which nobody would ask for any more.
+func (s *Store) surveyRows(tx *bolt.Tx) error {
+	return scan(tx, nil, nil, func(k, row []byte) (bool, error) {
+		if _, err := unseal(k, row); err != nil {
+			s.damaged++
+			s.log.Error("row of the store is damaged", "path", s.path, "error", err)
+		}
+		if k[0] == kindOutbox {
 			s.outboxBytes.Add(int64(len(row)))
-			return true, nil
-		})
+		}
+		return true, nil
 	})
 }
 

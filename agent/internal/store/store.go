@@ -74,6 +74,7 @@ type Store struct {
 	outboxBytes atomic.Int64 // as of the last commit
 	outboxLimit int64
 	durable     atomic.Uint64 // the newest outbox id that is on the disk
+	damaged     int // rows that didn't match their checksum at Open
 	dropped     atomic.Uint64
 	commits     atomic.Uint64
 	stage       atomic.Uint64 // names the blobs that are being stored
@@ -92,6 +93,7 @@ type Stats struct {
 	Outbox  int64  // bytes that wait in the outbox at the last commit
 	Commits uint64 // bbolt commits since Open
 	Dropped uint64 // messages dropped from a full outbox since Open
+	Damaged int    // rows that didn't match their checksum at Open
 }
 
 // Stats of the store.
@@ -107,6 +109,7 @@ func (s *Store) Stats() (Stats, error) {
 		Outbox:  s.outboxBytes.Load(),
 		Commits: s.commits.Load(),
 		Dropped: s.dropped.Load(),
+		Damaged: s.damaged,
 	}, nil
 }
 

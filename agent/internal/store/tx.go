@@ -225,6 +225,8 @@ func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error 
 	switch {
 	case t.over:
 		return errors.New("publish: the transaction is over")
+	case t.application == "" || len(t.application) > MaxName:
+		return fmt.Errorf("publish: application name of %d bytes, want 1 to %d", len(t.application), MaxName)
 	case topic == "" || len(topic) > MaxTopic:
 		return fmt.Errorf("publish: topic of %d bytes, want 1 to %d", len(topic), MaxTopic)
 	case qos > 2:

@@ -1,0 +1,441 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+func TestANewStoreIsPrivateAndLeavesNoTemporaryFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "deep", "state")
+	s := open(t, dir)
+	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, s.Path(): 0o600, filepath.Join(dir, "store.lock"): 0o600} {
+		info, err := os.Stat(path)
+		must(t, err)
+		if info.Mode() != want {
+			t.Errorf("%s has mode %v, want %v", path, info.Mode(), want)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	if len(entries) != 2 {
+		t.Errorf("the directory holds %v, want the store and its lock", entries)
+	}
+}
+
+func TestAnInterruptedCreationStartsAgain(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(temporary(storePath(dir)), []byte("half a meta page"), 0o600))
+	s := open(t, dir)
+	if s.Recovered() != "" {
+		t.Errorf("recovered %q: nothing was lost", s.Recovered())
+	}
+	if _, err := os.Stat(temporary(s.Path())); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the temporary file is still there: %v", err)
+	}
+}
+
+func TestANewerStoreIsRefusedAndLeftAlone(t *testing.T) {
+	newerSchema := func(t *testing.T, path string) {
+		db, err := bolt.Open(path, 0o600, options(os.OpenFile))
+		must(t, err)
+		must(t, db.Update(func(tx *bolt.Tx) error {
+			v := binary.BigEndian.AppendUint32(nil, 99)
+			return tx.Bucket(bucketMeta).Put(keySchema, seal(keySchema, v))
+		}))
+		must(t, db.Close())
+	}
+	newerFormat := func(t *testing.T, path string) { // of bbolt's own
+		raw, err := os.ReadFile(path)
+		must(t, err)
+		for i := range 2 {
+			m := raw[i*pageSize+pageHeader:]
+			binary.NativeEndian.PutUint32(m[4:], 3)
+			binary.NativeEndian.PutUint64(m[56:], fnvOf(m[:56]))
+		}
+		must(t, os.WriteFile(path, raw, 0o600))
+	}
+	for name, make := range map[string]func(*testing.T, string){"schema": newerSchema, "bbolt format": newerFormat} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, open(t, dir).Close())
+			make(t, storePath(dir))
+			before, err := os.ReadFile(storePath(dir))
+			must(t, err)
+			_, err = Open(dir, quiet, atTestTime)
+			if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), dir) {
+				t.Fatalf("got %v, want ErrNewer with the path", err)
+			}
+			t.Log(err)
+			if after, err := os.ReadFile(storePath(dir)); !bytes.Equal(before, after) || err != nil {
+				t.Errorf("the file was changed: %v", err)
+			}
+		})
+	}
+}
+
+func TestATornMetaPageCostsNothingAndIsRewritten(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	must(t, s.Put(map[string][]byte{"a/b": []byte("1")}))
+	must(t, s.Close())
+	f, err := os.OpenFile(storePath(dir), os.O_RDWR, 0)
+	must(t, err)
+	m, _, err := readMetas(f, 1<<30)
+	must(t, err)
+	older := int64(m.txid+1) % 2 // what the next commit was about to write
+	_, err = f.WriteAt(make([]byte, 512), older*pageSize)
+	must(t, err)
+	must(t, f.Close())
+	s = open(t, dir)
+	if v, _, err := s.Get("a/b"); string(v) != "1" || err != nil || s.Recovered() != "" {
+		t.Errorf("got %q, %v, recovered %q", v, err, s.Recovered())
+	}
+	if torn, err := verifyFile(storePath(dir)); torn || err != nil {
+		t.Errorf("torn: %v, %v", torn, err)
+	}
+	mustCheck(t, s)
+}
+
+func TestAFailedWriteIsAnErrorAndTheStoreGoesOn(t *testing.T) {
+	s := newStore(t)
+	must(t, s.Put(map[string][]byte{"a/b": []byte("1")}))
+	// The kernel refuses each write: the file behind bbolt's descriptor can only be read.
+	keep, err := unix.Dup(int(s.file.Fd()))
+	must(t, err)
+	ro, err := os.Open(s.Path())
+	must(t, err)
+	must(t, unix.Dup3(int(ro.Fd()), int(s.file.Fd()), unix.O_CLOEXEC))
+	err = s.Put(map[string][]byte{"a/b": []byte("2")})
+	if err == nil || !strings.Contains(err.Error(), s.Path()) {
+		t.Errorf("got %v, want an error that names %s", err, s.Path())
+	}
+	t.Log(err)
+	if v, _, err := s.Get("a/b"); string(v) != "1" || err != nil {
+		t.Errorf("after a failed write: got %q, %v", v, err)
+	}
+	must(t, unix.Dup3(keep, int(s.file.Fd()), unix.O_CLOEXEC))
+	must(t, unix.Flock(int(s.file.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	must(t, unix.Close(keep))
+	must(t, ro.Close())
+	must(t, s.Put(map[string][]byte{"a/b": []byte("3")}))
+}
+
+func TestRecordsChangeTogetherAndSurviveReopening(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	must(t, s.Put(map[string][]byte{"trust/state": []byte("1"), "trust/root": {}, "install/a": []byte("x")}))
+	must(t, s.Put(map[string][]byte{"trust/state": []byte("2"), "install/a": nil, "install/gone": nil}))
+	must(t, s.Put(nil))
+	must(t, s.Close())
+	s = open(t, dir)
+	if v, ok, err := s.Get("trust/root"); v == nil || len(v) != 0 || !ok || err != nil {
+		t.Errorf("empty record: got %q, %v, %v", v, ok, err)
+	}
+	all, err := s.List("")
+	if len(all) != 2 || string(all["trust/state"]) != "2" || err != nil {
+		t.Errorf("records %q, %v", all, err)
+	}
+	if some, err := s.List("install/"); len(some) != 0 || err != nil {
+		t.Errorf("deleted record: %q, %v", some, err)
+	}
+}
+
+func TestAClosedStoreSaysSo(t *testing.T) {
+	s := open(t, t.TempDir())
+	must(t, s.Close())
+	must(t, s.Close())
+	_, _, err := s.Get("a/b")
+	for _, err := range []error{err, s.Put(map[string][]byte{"a/b": nil}), s.Delivered(1), s.EndTransfer("x"), s.Check(ctx)} {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
+		}
+	}
+}
+
+func TestCloseFinishesWhatIsQueued(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	release := hold(t, s)
+	done := make(chan error, 1)
+	go func() { done <- s.Put(map[string][]byte{"a/b": []byte("1")}) }()
+	until(func() bool { return s.waiting() == 1 })
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	release()
+	must(t, <-done)
+	must(t, <-closed)
+	if v, ok, err := open(t, dir).Get("a/b"); !ok || err != nil {
+		t.Errorf("got %q, %v, %v", v, ok, err)
+	}
+}
+
+func TestABlobIsKeptOnlyWhenSizeAndDigestMatch(t *testing.T) {
+	s := newStore(t)
+	r := seed(t)
+	digest, data := randomBlob(r, 3*commitChunks*chunkSize/2)
+	size := int64(len(data))
+	broken := errors.New("link lost")
+	for name, put := range map[string]func() error{
+		"another digest": func() error { return s.PutBlob("sha256:"+strings.Repeat("0", 64), size, bytes.NewReader(data)) },
+		"too short":      func() error { return s.PutBlob(digest, size+1, bytes.NewReader(data)) },
+		"too long":       func() error { return s.PutBlob(digest, size-1, bytes.NewReader(data)) },
+		"reader fails": func() error {
+			return s.PutBlob(digest, size, io.MultiReader(bytes.NewReader(data[:size-9]), iotest.ErrReader(broken)))
+		},
+		"over the limit": func() error { return s.PutBlob(digest, MaxBlob+1, bytes.NewReader(data)) },
+		"negative":       func() error { return s.PutBlob(digest, -1, bytes.NewReader(data)) },
+		"malformed":      func() error { return s.PutBlob("sha256:xyz", size, bytes.NewReader(data)) },
+		"uppercase":      func() error { return s.PutBlob("sha256:"+strings.ToUpper(digest[7:]), size, bytes.NewReader(data)) },
+		"another hash":   func() error { return s.PutBlob("md5:"+digest[7:], size, bytes.NewReader(data)) },
+	} {
+		if err := put(); err == nil {
+			t.Errorf("%s: accepted", name)
+		} else {
+			t.Logf("%s: %v", name, err)
+		}
+	}
+	if all, err := s.Blobs(); len(all) != 0 || err != nil {
+		t.Errorf("blobs %q, %v", all, err)
+	}
+	must(t, s.view(func(tx *bolt.Tx) error {
+		if k, _ := tx.Bucket(bucketStaging).Cursor().First(); k != nil {
+			t.Error("refused blobs are still staged")
+		}
+		return nil
+	}))
+	var wg sync.WaitGroup
+	for range 3 { // at the same time
+		wg.Go(func() {
+			if err := s.PutBlob(digest, size, iotest.HalfReader(bytes.NewReader(data))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	must(t, s.PutBlob(digest, size, iotest.ErrReader(broken))) // it is there
+	if got, ok, err := s.Blob(digest); !bytes.Equal(got, data) || !ok || err != nil {
+		t.Errorf("got %d bytes, %v, %v", len(got), ok, err)
+	}
+	empty, _ := randomBlob(r, 0)
+	putBlob(t, s, empty, nil)
+	if got, ok, err := s.Blob(empty); len(got) != 0 || !ok || err != nil {
+		t.Errorf("empty blob: %d bytes, %v, %v", len(got), ok, err)
+	}
+	must(t, s.DeleteBlob(digest))
+	must(t, s.DeleteBlob(digest))
+	if all, err := s.Blobs(); !slices.Equal(all, []string{empty}) || err != nil {
+		t.Errorf("blobs %q, %v", all, err)
+	}
+}
+
+func TestBlobsOfTheLargestSizeFit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 64 MB")
+	}
+	s := newStore(t)
+	digest, data := randomBlob(seed(t), MaxBlob)
+	putBlob(t, s, digest, data)
+	if got, ok, err := s.Blob(digest); !bytes.Equal(got, data) || !ok || err != nil {
+		t.Errorf("got %d bytes, %v, %v", len(got), ok, err)
+	}
+	before, err := s.Stats()
+	must(t, err)
+	must(t, s.DeleteBlob(digest))
+	digest, data = randomBlob(seed(t), MaxBlob)
+	putBlob(t, s, digest, data)
+	after, err := s.Stats()
+	must(t, err)
+	if after.Bytes > before.Bytes+before.Bytes/10 {
+		t.Errorf("the file grew from %d to %d bytes: freed pages are not used again", before.Bytes, after.Bytes)
+	}
+}
+
+func TestADamagedBlobIsRemovedSoThatItCanBeFetchedAgain(t *testing.T) {
+	s := newStore(t)
+	digest, data := randomBlob(seed(t), 10000)
+	putBlob(t, s, digest, data)
+	raw, err := os.ReadFile(s.Path())
+	must(t, err)
+	f, err := os.OpenFile(s.Path(), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	for at := 0; ; at++ { // every copy in the file, also those in pages that are free
+		i := bytes.Index(raw[at:], data[5000:5100])
+		if i < 0 {
+			break
+		}
+		at += i
+		_, err = f.WriteAt([]byte{data[5000] ^ 1}, int64(at))
+		must(t, err)
+	}
+	if _, _, err := s.Blob(digest); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), digest) {
+		t.Fatalf("got %v, want ErrDamaged with the digest", err)
+	}
+	if has, err := s.HasBlob(digest); has || err != nil {
+		t.Fatalf("the damaged blob is still there: %v, %v", has, err)
+	}
+	putBlob(t, s, digest, data)
+	if got, ok, err := s.Blob(digest); !bytes.Equal(got, data) || !ok || err != nil {
+		t.Errorf("fetched again: %d bytes, %v, %v", len(got), ok, err)
+	}
+}
+
+func TestATransferGoesOnWhereItStopped(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	target, _ := randomBlob(seed(t), 1)
+	if err := s.PutBlocks(target, map[int][]byte{0: []byte("a")}); !errors.Is(err, ErrNoTransfer) {
+		t.Errorf("a block before the transfer: got %v, want ErrNoTransfer", err)
+	}
+	must(t, s.BeginTransfer(target, []byte("offer")))
+	must(t, s.PutBlocks(target, map[int][]byte{0: []byte("aa"), 3: []byte("d")}))
+	must(t, s.Close())
+	s = open(t, dir)
+	must(t, s.BeginTransfer(target, []byte("offer")))
+	tr, ok, err := s.Transfer(target)
+	if !ok || err != nil || string(tr.Meta) != "offer" || !slices.Equal(tr.Have, []int{0, 3}) {
+		t.Fatalf("got %+v, %v, %v", tr, ok, err)
+	}
+	must(t, s.PutBlocks(target, map[int][]byte{1: []byte("bbb"), 0: []byte("A")}))
+	rd, err := s.TransferReader(target, 4)
+	must(t, err)
+	if got, err := io.ReadAll(rd); string(got) != "Abbb" || err == nil || !strings.Contains(err.Error(), "block 2") {
+		t.Errorf("with a gap: got %q, %v", got, err)
+	}
+	must(t, s.PutBlocks(target, map[int][]byte{2: []byte("c")}))
+	rd, err = s.TransferReader(target, 4)
+	must(t, err)
+	must(t, iotest.TestReader(rd, []byte("Abbbcd")))
+	must(t, rd.Close())
+	for name, blocks := range map[string]map[int][]byte{
+		"negative":  {-1: []byte("x")},
+		"far":       {maxBlocks: []byte("x")},
+		"too large": {0: make([]byte, MaxBlock+1)},
+		"empty":     {0: nil},
+	} {
+		if err := s.PutBlocks(target, blocks); err == nil {
+			t.Errorf("%s block: accepted", name)
+		}
+	}
+	must(t, s.BeginTransfer(target, []byte("another offer")))
+	if tr, _, _ := s.Transfer(target); len(tr.Have) != 0 {
+		t.Errorf("blocks of another offer are kept: %v", tr.Have)
+	}
+	if all, err := s.Transfers(); !slices.Equal(all, []string{target}) || err != nil {
+		t.Errorf("transfers %q, %v", all, err)
+	}
+	must(t, s.EndTransfer(target))
+	must(t, s.EndTransfer(target))
+	if _, ok, err := s.Transfer(target); ok || err != nil {
+		t.Errorf("ended: %v, %v", ok, err)
+	}
+	mustCheck(t, s)
+}
+
+func publish(t testing.TB, s *Store, payloads ...string) {
+	t.Helper()
+	tx := s.Begin("app")
+	for _, p := range payloads {
+		must(t, tx.Publish("topic", []byte(p), 1, true))
+	}
+	must(t, tx.Commit(ctx))
+}
+
+func payloads(t testing.TB, s *Store, after uint64, n int) (all string) {
+	t.Helper()
+	messages, err := s.Outbox(after, n)
+	must(t, err)
+	for _, m := range messages {
+		if m.Topic != "topic" || m.QoS != 1 || !m.Retain || m.Application != "app" {
+			t.Errorf("message %+v", m)
+		}
+		all += string(m.Payload)
+	}
+	return all
+}
+
+func TestTheOutboxKeepsMessagesInOrderUntilDelivered(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	publish(t, s, "a", "b")
+	select {
+	case <-s.Notify():
+	default:
+		t.Error("no notice of a message that is committed")
+	}
+	publish(t, s, "c")
+	if got := payloads(t, s, 0, 9); got != "abc" {
+		t.Errorf("outbox %q", got)
+	}
+	if got := payloads(t, s, 1, 1); got != "b" {
+		t.Errorf("after 1: %q", got)
+	}
+	must(t, s.Delivered(1, 3, 77))
+	if got := payloads(t, s, 0, 9); got != "b" {
+		t.Errorf("delivered messages are given again: %q", got)
+	}
+	must(t, s.Close()) // removes them for good
+	s = open(t, dir)
+	if got := payloads(t, s, 0, 9); got != "b" {
+		t.Errorf("after reopening: %q", got)
+	}
+	must(t, s.Delivered(2))
+	before := s.commits.Load()
+	publish(t, s, "d")
+	if n := s.commits.Load() - before; n != 1 {
+		t.Errorf("%d commits: the removal did not share the next one", n)
+	}
+	messages, err := s.Outbox(0, 9)
+	must(t, err)
+	if len(messages) != 1 || messages[0].ID != 4 {
+		t.Errorf("ids are given twice: %+v", messages)
+	}
+	mustCheck(t, s)
+}
+
+func TestAFullOutboxDropsTheOldestAndCounts(t *testing.T) {
+	s := newStore(t)
+	s.outboxLimit = 100 // two or three rows
+	for _, p := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		publish(t, s, p+strings.Repeat(".", 20))
+	}
+	st, err := s.Stats()
+	must(t, err)
+	got := strings.ReplaceAll(payloads(t, s, 0, 9), ".", "")
+	if !strings.HasSuffix("abcdefg", got) || len(got) == 0 || len(got)+int(st.Dropped) != 7 || st.Outbox > 100 {
+		t.Errorf("outbox %q, %+v", got, st)
+	}
+}
+
+func TestCheckEndsWithItsContext(t *testing.T) {
+	s := newStore(t)
+	must(t, s.Put(map[string][]byte{"a/b": nil, "a/c": {}}))
+	c, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.Check(c); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestApplicationDataSurvivesReopening(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	set(t, s, "app", "k", "v")
+	must(t, s.Close())
+	if got := get(t, open(t, dir), "app", "k"); got != "v" {
+		t.Errorf("got %q", got)
+	}
+}
