@@ -57,10 +57,6 @@ func (e *Error) Error() string {
 // Unwrap gives the Kind, for errors.Is.
 func (e *Error) Unwrap() error { return e.Kind }
 
-// Transient reports whether the same board may judge otherwise after the fleet has published something newer (or the
-// caller has refreshed): nothing was forged.
-func Transient(err error) bool { return errors.Is(err, Expired) || errors.Is(err, Unknown) }
-
 // hints by role and kind; what a person can do.
 func hint(role Role, kind Kind) string {
 	switch kind {

@@ -29,14 +29,6 @@ func GenerateKey() (Key, error) {
 	return Key{private}, nil
 }
 
-// NewKey is the key of a 32-byte seed (RFC 8032), for test vectors and hardware that keeps seeds.
-func NewKey(seed []byte) (Key, error) {
-	if len(seed) != ed25519.SeedSize {
-		return Key{}, fmt.Errorf("make key: seed of %d bytes, want %d", len(seed), ed25519.SeedSize)
-	}
-	return Key{ed25519.NewKeyFromSeed(seed)}, nil
-}
-
 const pemType = "PRIVATE KEY"
 
 // PEM is the key in PKCS #8, as openssl reads it.

@@ -179,3 +179,24 @@ func TestServerRefusesWhatBoardsWould(t *testing.T) {
 		}
 	}
 }
+
+func TestTargetsAreRenewedWithoutARelease(t *testing.T) {
+	f := newFleet(t, "green")
+	b := f.board()
+	m := manifest("greenhouse", "1.0.0", "")
+	late := t0.Add(100 * day) // the targets have expired, and boards say that they are frozen
+	f.publish(late)
+	_, err := b.refresh(f, late)
+	refused(t, err, Expired)
+	f.targets, err = RemoveReleases(f.targets, nil, late.Add(90*day), f.releaseKey)
+	must(t, err)
+	f.publish(late)
+	_, _, err = b.install(f, late, f.desired("pi-1", 1, "greenhouse/1.0.0.json"), m)
+	must(t, err)
+	empty, err := RemoveReleases(nil, nil, t0.Add(day), f.releaseKey)
+	must(t, err)
+	if version, _, list, err := ListTargets(empty); err != nil || version != 1 || len(list) != 0 {
+		t.Errorf("first targets: %d %v %v", version, list, err)
+	}
+	must(t, CheckTargets(f.rootFile, nil, empty, t0))
+}

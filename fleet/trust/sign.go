@@ -122,7 +122,8 @@ func AddRelease(targets, manifest []byte, expires time.Time, keys ...Key) ([]byt
 	return b, nil
 }
 
-// RemoveReleases takes releases off targets by path: boards don't install them any more. What runs goes on.
+// RemoveReleases takes releases off targets by path: boards don't install them any more. What runs goes on. Without paths
+// it only renews the signature until expires; of nil it makes the first, empty targets.
 func RemoveReleases(targets []byte, paths []string, expires time.Time, keys ...Key) ([]byte, error) {
 	m, err := nextTargets(targets, expires)
 	if err != nil {
