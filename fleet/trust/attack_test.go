@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -121,8 +122,9 @@ func TestFreezeStopsInstallingAndNothingElse(t *testing.T) {
 	for name, after := range map[string]time.Duration{"timestamp": 2 * day, "root": 400 * day} {
 		_, err = b.refresh(f, t0.Add(after))
 		refused(t, err, Expired)
-		if !strings.Contains(err.Error(), name) {
-			t.Errorf("after %s: %v", after, err)
+		var e *Error
+		if !errors.As(err, &e) || string(e.Role) != name {
+			t.Errorf("after %s: %v, want the %s", after, err, name)
 		}
 	}
 	f.stamp(t0.Add(8 * day))
@@ -256,6 +258,9 @@ func TestFloorHoldsEvenAgainstTheDirector(t *testing.T) {
 	must(t, err)
 	_, _, err = b.install(f, t0, f.desired("pi-1", 2, "greenhouse/1.0.0.json"), m1)
 	refused(t, err, BelowFloor)
+	if b.state.Generation != 1 {
+		t.Error("a desired state below the floor was accepted")
+	}
 	refused(t, b.state.Allows("greenhouse", "1.4.9"), BelowFloor)
 	must(t, b.state.Allows("greenhouse", "1.5.0"))
 	must(t, b.state.Allows("other", "0.0.1"))
