@@ -136,7 +136,11 @@ func runPush(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	out.line("assign", "%s: %s now", selector, plural(len(assigned.Devices), "board"))
+	later := ""
+	if len(assigned.Devices) == 0 {
+		later = "; a board that says hello and matches gets it then"
+	}
+	out.line("assign", "%s: %s now%s", selector, plural(len(assigned.Devices), "board"), later)
 	return finish(ctx, env, c, out, &p, r, assigned)
 }
 
