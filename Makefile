@@ -16,7 +16,7 @@ BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 # Packages without cgo and without real processes, where the race detector is cheap.
 RACE := ./fleet/wire/... ./fleet/trust/... ./fleet/internal/... ./agent/internal/link/... ./agent/internal/reconcile/... \
-        ./agent/internal/status/... ./agent/internal/store/... ./agent/internal/trigger/...
+        ./agent/internal/store/... ./agent/internal/trigger/...
 
 .DEFAULT_GOAL := help
 .PHONY: help

@@ -67,7 +67,10 @@ func TestDependenciesAreThoseOnTheList(t *testing.T) {
 // budgets are the stripped programs' sizes in bytes: what was measured when the figure was set, and a tenth more. Raise one
 // in the commit that needs it, to the new size and a tenth, and say there what the bytes buy; lower it when it is more than
 // a fifth above the size.
-var budgets = map[string]map[string]int64{}
+var budgets = map[string]map[string]int64{
+	"amd64": {"dunlin": 41_100_000, "dunlin-agent": 40_700_000, "dunlin-fleet": 14_400_000},
+	"arm64": {"dunlin": 35_300_000, "dunlin-agent": 34_900_000, "dunlin-fleet": 13_400_000},
+}
 
 func TestProgramsKeepToTheirSize(t *testing.T) {
 	for _, arch := range []string{"amd64", "arm64"} {
