@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
@@ -39,6 +41,7 @@ type run struct {
 	log   *slog.Logger
 	body  *replay   // of a request
 	resp  *response // to it
+	said  atomic.Pointer[string]
 }
 
 // Handle takes one event to its end: it is a trigger.Handler. Errors are a *trigger.Failure.
@@ -91,7 +94,7 @@ func (x *run) handle(ctx context.Context) error {
 	defer cancel(nil)
 	defer context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })()
 	if h := x.event.HTTP; h != nil {
-		x.body = &replay{src: h.Request.Body}
+		x.body = newReplay(h.Request)
 		x.resp = newResponse(h, x.body, x.cfg.Limits.Payload)
 		defer x.resp.end()
 	}
@@ -204,10 +207,20 @@ func (x *run) sort(ctx context.Context, err error) error {
 	var slow *TimeLimitError
 	var large *http.MaxBytesError
 	trapped := errors.As(err, &trap)
+	if trapped && trap.Code == engine.TrapUnreachable {
+		// So do guests abort, those that get no more memory too. What they said before is the best reason there is.
+		if words := x.lastWords(); words != "" {
+			err = fmt.Errorf("%w; its last words: %s", err, words)
+		}
+		err = fmt.Errorf("%w; its memory limit is %s", err, size(int64(x.cfg.Limits.Memory)))
+	}
 	switch {
 	case errors.Is(err, store.ErrConflict):
 		return err
-	case errors.As(err, &large), errors.Is(err, host.ErrBodyLimit), errors.Is(err, errPayload):
+	case errors.As(err, &large), x.body != nil && x.body.tooLarge(&large), errors.Is(err, host.ErrBodyLimit), errors.Is(err, errPayload):
+		if large != nil {
+			err = large // what the guest made of it says less
+		}
 		return failure(trigger.TooLarge, fmt.Errorf("payload limit of %s: %w", size(x.cfg.Limits.Payload), err))
 	case ctx.Err() != nil && errors.As(context.Cause(ctx), &slow):
 		return failure(trigger.TooSlow, slow)
@@ -215,7 +228,7 @@ func (x *run) sort(ctx context.Context, err error) error {
 		return failure(trigger.Canceled, context.Cause(ctx))
 	case errors.Is(err, errClient):
 		return failure(trigger.Canceled, err)
-	case trapped && trap.Code == engine.TrapMemory:
+	case trapped && trap.Code == engine.TrapMemory && !strings.Contains(trap.Message, "out of bounds"):
 		return failure(trigger.TooBig, fmt.Errorf("memory limit of %s: %w", size(int64(x.cfg.Limits.Memory)), err))
 	case trapped:
 		return failure(trigger.Trapped, err)
@@ -223,8 +236,17 @@ func (x *run) sort(ctx context.Context, err error) error {
 	return failure(trigger.Refused, err)
 }
 
+// lastWords is the guest's last line in the log.
+func (x *run) lastWords() string {
+	if s := x.said.Load(); s != nil {
+		return strings.TrimSpace((*s)[:min(len(*s), 200)])
+	}
+	return ""
+}
+
 // guestLog writes a line of the guest's to the log.
 func (x *run) guestLog(level slog.Level, about, message string) {
+	x.said.Store(&message)
 	ok, dropped := x.lines.take(time.Now())
 	if !ok {
 		return

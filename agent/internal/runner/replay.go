@@ -14,6 +14,23 @@ type replay struct {
 	kept []byte
 	over bool  // too large: read on by one reader only, not again
 	err  error // src's, io.EOF included
+	fat  *http.MaxBytesError
+}
+
+func newReplay(r *http.Request) *replay {
+	b := &replay{src: r.Body}
+	if r.Body == nil || r.ContentLength == 0 {
+		b.err = io.EOF
+	}
+	return b
+}
+
+// tooLarge reports whether a reader went over its limit.
+func (b *replay) tooLarge(err **http.MaxBytesError) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	*err = b.fat
+	return b.fat != nil
 }
 
 // again reports whether another reader would see the whole body.
@@ -74,9 +91,11 @@ func (r *replayed) Read(p []byte) (int, error) {
 	}
 }
 
+// count n bytes against the limit. The caller holds the body's mu.
 func (r *replayed) count(n int) (int, error) {
 	if r.left -= int64(n); r.left < 0 {
-		return 0, &http.MaxBytesError{Limit: r.limit}
+		r.body.fat = &http.MaxBytesError{Limit: r.limit}
+		return 0, r.body.fat
 	}
 	return n, nil
 }

@@ -210,6 +210,8 @@ func (r *response) end() {
 // unblock the connection for an answer after the event's end.
 func (r *response) unblock() {
 	if r.blocked.Swap(false) {
+		// net/http takes a Read that timed out for the end of the connection, and cancels all that comes on it.
+		r.w.Header().Set("Connection", "close")
 		_ = errors.Join(r.control.SetReadDeadline(time.Time{}), r.control.SetWriteDeadline(time.Time{})) // best effort: the answer fails else
 	}
 }

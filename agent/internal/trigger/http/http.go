@@ -30,7 +30,8 @@ const (
 	maxConns      = 512      // more wait in the kernel's backlog
 	smallBody     = 64 << 10 // read before an instance is made for it, so that a slow sender holds none
 	bodyTimeout   = 10 * time.Second
-	handOvers     = 3 // versions that a request is offered to while an upgrade replaces them
+	lingerTimeout = time.Second // for the rest of a body that the handler did not read
+	handOvers     = 3           // versions that a request is offered to while an upgrade replaces them
 )
 
 // Config of a Source.
@@ -172,6 +173,13 @@ func (s *Source) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
+	if r.ContentLength != 0 {
+		control := http.NewResponseController(w)
+		// Else net/http reads the rest of the body before it answers, from a client that may not send it.
+		_ = control.EnableFullDuplex() // HTTP/2 has it anyway
+		// And after the answer it reads on, to use the connection again.
+		defer func() { _ = control.SetReadDeadline(time.Now().Add(lingerTimeout)) }() // a connection that is gone has none
+	}
 	if err := readSmall(w, r); err != nil {
 		http.Error(w, "the body did not arrive: "+err.Error(), http.StatusBadRequest)
 		return

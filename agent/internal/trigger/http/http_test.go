@@ -125,7 +125,9 @@ func TestBadRoutesAreNamed(t *testing.T) {
 func TestFailuresBecomeStatusCodesThatHideTheCause(t *testing.T) {
 	secret := errors.New("secret")
 	fail := func(r trigger.Reason) trigger.Handler {
-		return func(context.Context, *trigger.Event) error { return &trigger.Failure{Event: "e1", Reason: r, Err: secret} }
+		return func(context.Context, *trigger.Event) error {
+			return &trigger.Failure{Event: "e1", Reason: r, Err: secret}
+		}
 	}
 	_, url := start(t, Config{},
 		Route{ID: "busy", Pattern: "/busy", Handle: fail(trigger.Busy)},
@@ -240,6 +242,59 @@ func TestASenderThatStallsHoldsNoHandler(t *testing.T) {
 	}
 	fmt.Fprint(c, "second")
 	<-called
+}
+
+func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
+	_, url := start(t, Config{}, Route{ID: "ok", Pattern: "/", Handle: answer("ok")})
+	r, w := io.Pipe()
+	defer w.Close()
+	go fmt.Fprint(w, "half")
+	res, err := http.Post(url, "text/plain", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); string(b) != "ok" {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+func TestAHandlerCanAnswerWhileItReads(t *testing.T) {
+	_, url := start(t, Config{}, Route{ID: "echo", Pattern: "/", Handle: func(_ context.Context, e *trigger.Event) error {
+		flush := http.NewResponseController(e.HTTP.Response).Flush
+		buf := make([]byte, 1)
+		for {
+			n, err := e.HTTP.Request.Body.Read(buf)
+			if _, werr := e.HTTP.Response.Write(buf[:n]); werr != nil {
+				return werr
+			}
+			if ferr := flush(); ferr != nil {
+				return ferr
+			}
+			if err == io.EOF {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+	}})
+	r, w := io.Pipe()
+	go fmt.Fprint(w, "a")
+	res, err := http.Post(url, "text/plain", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	for _, want := range "abc" {
+		got := make([]byte, 1)
+		if _, err := io.ReadFull(res.Body, got); err != nil || rune(got[0]) != want {
+			t.Fatalf("%q %v, want %q", got, err, want)
+		}
+		if want < 'c' {
+			fmt.Fprint(w, string(want+1))
+		}
+	}
+	w.Close()
 }
 
 func TestBodiesAndHeadersAreBounded(t *testing.T) {

@@ -1,0 +1,477 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/agent/internal/host"
+	"dunlin.dev/dunlin/agent/internal/store"
+	"dunlin.dev/dunlin/agent/internal/trigger"
+	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
+	"dunlin.dev/dunlin/test/guests"
+)
+
+// world is one engine for all tests, with each guest compiled once.
+var world = sync.OnceValues(func() (*machine, error) {
+	e, err := engine.New(engine.Config{})
+	if err != nil {
+		return nil, err
+	}
+	h, err := host.New(e)
+	if err != nil {
+		return nil, err
+	}
+	return &machine{engine: e, host: h, compiled: map[string][]byte{}}, nil
+})
+
+type machine struct {
+	engine   *engine.Engine
+	host     *host.Host
+	mu       sync.Mutex
+	compiled map[string][]byte
+}
+
+// journal collects log lines.
+type journal struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.String()
+}
+
+type fixture struct {
+	*Runner
+	store *store.Store
+	log   *journal
+}
+
+// start a runner of a guest on a store of its own.
+func start(t testing.TB, wasm []byte, l Limits) *fixture {
+	t.Helper()
+	m, err := world()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.TempDir(), slog.New(slog.DiscardHandler), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{store: s, log: &journal{}}
+	f.Runner = New(Config{
+		Engine: m.engine, Host: m.host, Application: "app", Name: "guest", Limits: l,
+		Load:   func() (*engine.Component, error) { return m.engine.Compile(wasm) },
+		Grants: host.Grants{Stores: []string{"default"}, Publish: []string{"#"}, Variables: map[string]string{}},
+		Begin:  func() Tx { return s.Begin("app") },
+		Log:    slog.New(slog.NewTextHandler(f.log, nil)),
+	})
+	t.Cleanup(func() {
+		if err := errors.Join(f.Close(context.Background()), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func message(payload string) *trigger.Event {
+	return &trigger.Event{Kind: trigger.KindMQTT, Trigger: "app/mqtt/in", At: time.Now(), MQTT: &trigger.Message{Topic: "in", Payload: []byte(payload), QoS: 1}}
+}
+
+func request(method, path string, body io.Reader) (*trigger.Event, *httptest.ResponseRecorder) {
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(method, path, body)
+	return &trigger.Event{Kind: trigger.KindHTTP, Trigger: "app/http/", At: time.Now(), HTTP: &trigger.HTTP{Request: r, Response: w, Route: "/..."}}, w
+}
+
+// counts asks the counter guest.
+func (f *fixture) counts(t testing.TB) map[string]int {
+	t.Helper()
+	e, w := request("GET", "/", nil)
+	if err := f.Handle(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	var n map[string]int
+	if err := json.Unmarshal(w.Body.Bytes(), &n); err != nil {
+		t.Fatalf("%v in %q", err, w.Body)
+	}
+	return n
+}
+
+func (f *fixture) outbox(t testing.TB) []string {
+	t.Helper()
+	ms, err := f.store.Outbox(0, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, m := range ms {
+		out = append(out, m.Topic+"="+string(m.Payload))
+	}
+	return out
+}
+
+func TestAnHTTPEventIsAnswered(t *testing.T) {
+	f := start(t, guests.HelloHTTP, Limits{})
+	e, w := request("GET", "/", nil)
+	if err := f.Handle(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 200 || w.Body.String() != "Hello World!" || w.Header().Get("Content-Length") != "12" {
+		t.Errorf("%d %q %v", w.Code, w.Body, w.Header())
+	}
+	c := f.Counters()
+	if c.Handled != 1 || c.Failed != 0 || c.P50 <= 0 {
+		t.Errorf("counters %+v", c)
+	}
+}
+
+func TestEffectsOfAHandledEventAreKeptAndOfAFailedOneNone(t *testing.T) {
+	f := start(t, guests.Counter, Limits{})
+	for _, p := range []string{"a", "fail", "b"} {
+		err := f.Handle(t.Context(), message(p))
+		if (err != nil) != (p == "fail") {
+			t.Errorf("%s: %v", p, err)
+		}
+		if err != nil && trigger.ReasonOf(err) != trigger.Refused && trigger.ReasonOf(err) != trigger.Trapped {
+			t.Errorf("%s: reason %s", p, trigger.ReasonOf(err))
+		}
+	}
+	tick := &trigger.Event{Kind: trigger.KindTimer, Trigger: "app/timer", At: time.Now(), Timer: &trigger.Tick{Scheduled: time.Now(), Actual: time.Now()}}
+	if err := f.Handle(t.Context(), tick); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.counts(t); n["mqtt"] != 2 || n["timer"] != 1 {
+		t.Errorf("counted %v, want 2 messages and 1 tick", n)
+	}
+	if got := strings.Join(f.outbox(t), " "); got != "count/mqtt=1 count/mqtt=2 count/timer=1" {
+		t.Errorf("outbox %q", got)
+	}
+}
+
+func TestConcurrentEventsAreSerial(t *testing.T) {
+	f := start(t, guests.Counter, Limits{Concurrency: 8, Queue: 1000})
+	const n = 200
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			if err := f.Handle(context.Background(), message("x")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := f.counts(t)["mqtt"]; got != n {
+		t.Errorf("%d events counted as %d", n, got)
+	}
+	seen := map[string]bool{}
+	for _, m := range f.outbox(t) {
+		if seen[m] {
+			t.Errorf("%s published twice", m)
+		}
+		seen[m] = true
+	}
+	t.Logf("%d conflicts in %d events", f.Counters().Conflicts, n)
+}
+
+func TestConcurrentRequestsWithBodiesAreSerialToo(t *testing.T) {
+	f := start(t, guests.Counter, Limits{Concurrency: 8, Queue: 1000})
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			e, w := request("POST", "/", strings.NewReader("x"))
+			if err := f.Handle(context.Background(), e); err != nil || w.Code >= 300 {
+				t.Errorf("%v %d", err, w.Code)
+			}
+		})
+	}
+	wg.Wait()
+	if got := f.counts(t)["http"]; got != 50 {
+		t.Errorf("50 requests counted as %d", got)
+	}
+}
+
+// misdeeds of the hostile guest by HTTP and by message, and how they end.
+func TestWhatAHandlerDoesWrongIsNamed(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{Time: 300 * time.Millisecond, Memory: 32 << 20, Payload: 256 << 10})
+	for misdeed, want := range map[string]struct {
+		reason trigger.Reason
+		text   string
+	}{
+		"panic": {trigger.Trapped, "unreachable"},
+
+		"stack":  {trigger.Trapped, ""},
+		"loop":   {trigger.TooSlow, "time limit of 300ms"},
+		"sleep":  {trigger.TooSlow, "time limit of 300ms"},
+		"memory": {trigger.Trapped, "memory limit is 32MiB"}, // the engine can't tell why a guest gave up
+		"half":   {trigger.Trapped, ""},
+		"ok":     {"", ""},
+	} {
+		e, w := request("GET", "/"+misdeed, nil)
+		for kind, err := range map[string]error{"mqtt": f.Handle(t.Context(), message(misdeed)), "http": f.Handle(t.Context(), e)} {
+			if got := trigger.ReasonOf(err); got != want.reason || (err != nil && !strings.Contains(err.Error(), want.text)) {
+				t.Errorf("%s by %s: %s: %v, want %s with %q", misdeed, kind, got, err, want.reason, want.text)
+			}
+		}
+		if want.reason != "" && w.Body.Len() > 0 {
+			t.Errorf("%s by http: answered %q all the same", misdeed, w.Body)
+		}
+	}
+	if out := f.outbox(t); len(out) != 0 {
+		t.Errorf("events that failed published %q", out)
+	}
+	for _, want := range []string{"component=guest", "trigger=app/mqtt/in", "event=" + f.prefix, "backtrace=", "reason=time-limit"} {
+		if !strings.Contains(f.log.String(), want) {
+			t.Errorf("the log has no %s", want)
+		}
+	}
+}
+
+func TestAHandlerThatTalksTooMuchIsCutShort(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{})
+	if err := f.Handle(t.Context(), message("stderr")); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(f.log.String()); n > 1<<20 {
+		t.Errorf("%d bytes of log for one event that wrote 10 MiB", n)
+	}
+	l := newLineLimit()
+	now := time.Now()
+	for range linesBurst {
+		if ok, _ := l.take(now); !ok {
+			t.Fatal("a line within the burst was dropped")
+		}
+	}
+	for range 3 {
+		if ok, _ := l.take(now); ok {
+			t.Fatal("a line over the burst passed")
+		}
+	}
+	if ok, dropped := l.take(now.Add(time.Second)); !ok || dropped != 3 || l.dropped() != 3 {
+		t.Errorf("after a second: %t, %d dropped, %d in all, want 3", ok, dropped, l.dropped())
+	}
+}
+
+func TestEventsWaitForTheirTurnAndTooManyAreRefused(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{Time: 2 * time.Second, Concurrency: 1, Queue: 2})
+	if err := f.Warm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	results := make(chan error, 3)
+	for i := range 3 {
+		go func() { results <- f.Handle(ctx, message("loop")) }()
+		waitFor(t, func() bool { c := f.Counters(); return c.Active+c.Waiting == i+1 })
+	}
+	if err := f.Handle(ctx, message("ok")); trigger.ReasonOf(err) != trigger.Busy {
+		t.Errorf("the event after a full queue: %v, want busy", err)
+	}
+	cancel()
+	for range 3 {
+		if err := <-results; trigger.ReasonOf(err) != trigger.Canceled {
+			t.Errorf("a canceled event: %v", err)
+		}
+	}
+	if err := f.Handle(t.Context(), message("ok")); err != nil {
+		t.Errorf("after all that: %v", err)
+	}
+}
+
+// waitFor something that another goroutine does.
+func waitFor(t testing.TB, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it never happened")
+		}
+	}
+}
+
+func TestClosingDrainsThenCancels(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{Time: time.Minute})
+	result := make(chan error)
+	go func() { result <- f.Handle(context.Background(), message("loop")) }()
+	waitFor(t, func() bool { return f.Counters().Active == 1 })
+	ctx, cancel := context.WithCancel(context.Background())
+	closed := make(chan error)
+	go func() { closed <- f.Close(ctx) }()
+	waitFor(t, func() bool { return trigger.ReasonOf(f.Handle(context.Background(), message("ok"))) == trigger.Closed })
+	select {
+	case err := <-closed:
+		t.Fatalf("Close returned %v with an event in flight", err)
+	default:
+	}
+	cancel()
+	if err := <-result; trigger.ReasonOf(err) != trigger.Canceled {
+		t.Errorf("the event in flight: %v", err)
+	}
+	if err := <-closed; err == nil {
+		t.Error("Close says nothing of the event that it canceled")
+	}
+}
+
+func TestPayloadsAreBounded(t *testing.T) {
+	f := start(t, guests.HelloHTTP, Limits{Payload: 64 << 10})
+	big := strings.Repeat("x", 65<<10)
+	if err := f.Handle(t.Context(), message(big)); trigger.ReasonOf(err) != trigger.TooLarge {
+		t.Errorf("message: %v", err)
+	}
+	for name, body := range map[string]io.Reader{"known length": strings.NewReader(big), "stream": struct{ io.Reader }{strings.NewReader(big)}} {
+		e, w := request("POST", "/echo", body)
+		err := f.Handle(t.Context(), e)
+		var tooLarge *http.MaxBytesError
+		if trigger.ReasonOf(err) != trigger.TooLarge || !errors.As(err, &tooLarge) {
+			t.Errorf("%s: %d %v", name, w.Code, err)
+		}
+	}
+	e, w := request("POST", "/echo", strings.NewReader(big[:64<<10]))
+	if err := f.Handle(t.Context(), e); err != nil || w.Body.String() != big[:64<<10] {
+		t.Errorf("a body at the limit: %v, %d bytes back", err, w.Body.Len())
+	}
+}
+
+func TestAComponentThatDoesNotLoadIsTriedAgain(t *testing.T) {
+	f := start(t, guests.HelloHTTP, Limits{})
+	load := f.cfg.Load
+	f.cfg.Load = func() (*engine.Component, error) { f.cfg.Load = load; return nil, errors.New("no such file") }
+	e, _ := request("GET", "/", nil)
+	if err := f.Handle(t.Context(), e); trigger.ReasonOf(err) != trigger.Unavailable || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("first: %v", err)
+	}
+	if err := f.Handle(t.Context(), e); err != nil {
+		t.Errorf("second: %v", err)
+	}
+}
+
+func TestAnEventThatNothingHandlesSaysSo(t *testing.T) {
+	f := start(t, guests.HelloHTTP, Limits{})
+	tick := &trigger.Event{Kind: trigger.KindTimer, Trigger: "t", Timer: &trigger.Tick{}}
+	if err := f.Handle(t.Context(), tick); err == nil {
+		t.Error("a tick was handled by a component that has no handler for it")
+	}
+}
+
+// serve a runner over a real listener.
+func serve(t testing.TB, f *fixture) string {
+	t.Helper()
+	s := httptrigger.New(httptrigger.Config{Address: "127.0.0.1:0"}, slog.New(slog.DiscardHandler))
+	if err := s.Set([]httptrigger.Route{{ID: "r", Pattern: "/...", Handle: f.Handle}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	<-s.Ready()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + s.Addr().String()
+}
+
+func TestHostileHandlersOverRealConnections(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{Time: 500 * time.Millisecond, Payload: 1 << 20})
+	url := serve(t, f)
+	for path, want := range map[string]int{
+		"/ok": 200, "/panic": 500, "/loop": 504, "/sleep": 504, "/never": 500, "/half": 500, "/memory": 500, "/stack": 500,
+	} {
+		res, err := http.Get(url + path)
+		if err != nil {
+			t.Errorf("GET %s: %v", path, err)
+			continue
+		}
+		b, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("GET %s: %d %q, want %d; the log:\n%s", path, res.StatusCode, b, want, f.log)
+		}
+	}
+	// Begun and then broken: the client must be able to tell.
+	for _, path := range []string{"/late", "/endless", "/drop"} {
+		res, err := http.Get(url + path)
+		if err != nil {
+			continue // cut off before the header
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err == nil && res.StatusCode < 500 {
+			t.Errorf("GET %s: %d and a body of %d bytes that looks whole", path, res.StatusCode, len(b))
+		}
+	}
+	// A client that sends half of a large body and then nothing holds its handler no longer than the time limit.
+	r, w := io.Pipe()
+	go fmt.Fprint(w, "half")
+	res, err := http.Post(url+"/ok", "text/plain", r)
+	if err == nil {
+		res.Body.Close()
+	}
+	w.Close()
+	waitFor(t, func() bool { return f.Counters().Active == 0 })
+}
+
+func BenchmarkMessage(b *testing.B) {
+	f := start(b, guests.Counter, Limits{})
+	e := message("x")
+	for b.Loop() {
+		if err := f.Handle(b.Context(), e); err != nil {
+			b.Fatal(err)
+		}
+	}
+	report(b, f)
+}
+
+func BenchmarkRequestWithoutNetwork(b *testing.B) {
+	f := start(b, guests.HelloHTTP, Limits{})
+	for b.Loop() {
+		e, _ := request("GET", "/", nil)
+		if err := f.Handle(b.Context(), e); err != nil {
+			b.Fatal(err)
+		}
+	}
+	report(b, f)
+}
+
+func BenchmarkRequest(b *testing.B) {
+	f := start(b, guests.HelloHTTP, Limits{})
+	url := serve(b, f)
+	for b.Loop() {
+		res, err := http.Get(url)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			b.Fatal(err)
+		}
+		res.Body.Close()
+	}
+	report(b, f)
+}
+
+func report(b *testing.B, f *fixture) {
+	c := f.Counters()
+	b.ReportMetric(float64(c.P50.Microseconds()), "p50-us")
+	b.ReportMetric(float64(c.P99.Microseconds()), "p99-us")
+}
