@@ -51,13 +51,13 @@ rust() {
 		rm -r "$root/debs"
 		touch "$root/complete"
 	fi
-	host=$(basename "$(dirname "$(find "$root/usr/lib/rustlib" -name wasm-component-ld | head -n 1)" | sed 's,/bin$,,')")
+	linker=$(find "$root/usr/lib/rustlib" -name wasm-component-ld | head -n 1)
 	libs=$(find "$root" -name 'libLLVM.so.*' | head -n 1)
 	libs=$(dirname "$libs")
 	export LD_LIBRARY_PATH="$libs" RUSTC="$root/usr/bin/rustc" CARGO_TARGET_DIR="$tools/target"
 	# Building std is not stable yet.
 	export RUSTC_BOOTSTRAP=1
-	export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$root/usr/lib/rustlib/$host/bin/wasm-component-ld"
+	export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker"
 	# No place of the build machine may get into the bytes.
 	export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-Zunstable-options -Clinker-flavor=wasm-lld \
 -Clink-arg=--wasm-ld-path=$root/usr/lib/llvm-22/bin/wasm-ld -Zlocation-detail=none --remap-path-prefix=$tools=/tools \

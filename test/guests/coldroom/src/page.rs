@@ -48,7 +48,7 @@ pub fn html(sensors: &[(String, Sensor)], limits: &Limits, now: u64) -> String {
         let humidity = s.humidity.map(|h| format!(" &middot; {h:.0} % humid")).unwrap_or_default();
         cards += &format!(
             "<section class=\"{alarm}\"><h2>{name}</h2><p class=\"t\">{last:.1}<small> &deg;C</small></p>{trend}\
-             <p>{min:.1} to {max:.1} &deg;C{humidity}</p><p class=\"s\">{alarm} &middot; {count} readings &middot; {ago} s ago</p></section>\n",
+             <p>{min:.1} to {max:.1} &deg;C{humidity}</p><p class=\"s\">{alarm} &middot; {count} reading{plural} &middot; {ago} s ago</p></section>\n",
             alarm = s.alarm(),
             name = escaped(name),
             last = s.last,
@@ -56,6 +56,7 @@ pub fn html(sensors: &[(String, Sensor)], limits: &Limits, now: u64) -> String {
             min = s.min,
             max = s.max,
             count = s.count,
+            plural = if s.count == 1 { "" } else { "s" },
         );
     }
     if cards.is_empty() {
