@@ -12,13 +12,13 @@ func clocksInterfaces() []*iface {
 		name:      "wasi:clocks/monotonic-clock" + wasi,
 		resources: resources{"pollable": typPollable},
 		funcs: map[string]fn{
-			"now":        f(func(*Guest, []engine.Val) (engine.Val, error) { return engine.U64(uint64(monotonic())), nil }),
+			"now":        f(func(g *Guest, _ []engine.Val) (engine.Val, error) { return engine.U64(uint64(g.monotonic())), nil }),
 			"resolution": f(func(*Guest, []engine.Val) (engine.Val, error) { return engine.U64(1), nil }),
 			"subscribe-instant": f(func(g *Guest, a []engine.Val) (engine.Val, error) {
-				return own(g, typPollable, &pollable{at: instant(a[0].Uint())})
+				return own(g, typPollable, &pollable{g: g, at: instant(a[0].Uint())})
 			}, kU64),
 			"subscribe-duration": f(func(g *Guest, a []engine.Val) (engine.Val, error) {
-				return own(g, typPollable, &pollable{at: after(monotonic(), a[0].Uint())})
+				return own(g, typPollable, &pollable{g: g, at: after(g.monotonic(), a[0].Uint())})
 			}, kU64),
 		},
 	}, {

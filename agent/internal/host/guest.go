@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -13,8 +14,9 @@ import (
 
 // Guest is one instance of one component in one event. Not safe for concurrent use.
 type Guest struct {
-	host     *Host
 	ctx      context.Context
+	started  time.Time // zero of the monotonic clock
+	client   *http.Client
 	env      *Env
 	limits   Limits
 	store    *engine.Store
@@ -31,14 +33,7 @@ type Guest struct {
 
 // Instantiate c for one event. When ctx ends the guest is interrupted wherever it is, in wasm or waiting in the host.
 func (h *Host) Instantiate(ctx context.Context, e *engine.Engine, c *engine.Component, l Limits, env *Env) (*Guest, error) {
-	g := &Guest{host: h, ctx: ctx, env: env, limits: l, wake: make(chan struct{}, 1)}
-	g.log = logger{to: env.Log, left: l.Stderr}
-	if g.log.to == nil {
-		g.log.to = func(slog.Level, string, string) {}
-	}
-	if g.log.left == 0 {
-		g.log.left = defaultLogged
-	}
+	g := newGuest(ctx, h.client, l, env)
 	g.store = e.NewStore(ctx, engine.Limits{Memory: l.Memory}, g)
 	instance, err := h.linker.Instantiate(g.store, c)
 	if err != nil {
@@ -49,9 +44,30 @@ func (h *Host) Instantiate(ctx context.Context, e *engine.Engine, c *engine.Comp
 	return g, nil
 }
 
+// newGuest is the host's side of a guest.
+func newGuest(ctx context.Context, client *http.Client, l Limits, env *Env) *Guest {
+	g := &Guest{ctx: ctx, started: time.Now(), client: client, env: env, limits: l, wake: make(chan struct{}, 1)}
+	g.log = logger{to: env.Log, left: l.Stderr}
+	if g.log.to == nil {
+		g.log.to = func(slog.Level, string, string) {}
+	}
+	if g.log.left == 0 {
+		g.log.left = defaultLogged
+	}
+	if env.Client != nil {
+		g.client = withoutRedirects(env.Client)
+	}
+	return g
+}
+
 // Close ends the guest: what it left open is closed, requests under way are given up, and the last of its output is logged.
 func (g *Guest) Close() {
 	g.store.Close()
+	g.end()
+}
+
+// end the host's side of a guest.
+func (g *Guest) end() {
 	g.table.sweep()
 	if g.timer != nil {
 		g.timer.Stop()

@@ -113,14 +113,10 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 		cancel(nil)
 		return nil, err
 	}
-	client := g.host.client
-	if g.env.Client != nil {
-		client = withoutRedirects(g.env.Client)
-	}
 	future := &futureResponse{cancel: cancel, between: options.betweenBytes}
 	g.inFlight.Add(1)
 	go future.run(g, func() (*http.Response, error) {
-		resp, err := attempt(client, req, repeatable)
+		resp, err := attempt(g.client, req, repeatable)
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 				err = cause // one of the guest's own timeouts

@@ -115,19 +115,24 @@ func (i *iface) define() engine.Interface {
 	return def
 }
 
-// adapt checks the arguments' kinds; the engine names the function in the trap that an error becomes.
+// adapt a function to the engine, which names it in the trap that an error becomes.
 func adapt(fn fn) engine.HostFunc {
 	return func(s *engine.Store, args []engine.Val) (engine.Val, error) {
-		if len(args) != len(fn.params) {
-			return none, fmt.Errorf("called with %d arguments, it has %d", len(args), len(fn.params))
-		}
-		for i, k := range fn.params {
-			if args[i].Kind() != k {
-				return none, fmt.Errorf("argument %d has the wrong type", i+1)
-			}
-		}
-		return fn.call(s.Data().(*Guest), args)
+		return fn.invoke(s.Data().(*Guest), args)
 	}
+}
+
+// invoke checks the arguments' kinds first.
+func (fn fn) invoke(g *Guest, args []engine.Val) (engine.Val, error) {
+	if len(args) != len(fn.params) {
+		return none, fmt.Errorf("called with %d arguments, it has %d", len(args), len(fn.params))
+	}
+	for i, k := range fn.params {
+		if args[i].Kind() != k {
+			return none, fmt.Errorf("argument %d has the wrong type", i+1)
+		}
+	}
+	return fn.call(g, args)
 }
 
 // provided indexes the interfaces by exact name and, where they have a release version, by compatible name.

@@ -17,8 +17,9 @@ type ioError struct{ err error }
 // readier is something that a guest can wait for. ready also starts whatever must happen for it to become so.
 type readier interface{ ready() bool }
 
-// pollable waits for a time on the monotonic clock (at > 0), for src, or for nothing: it is ready then.
+// pollable waits for a time on the guest's monotonic clock (at > 0), for src, or for nothing: it is ready then.
 type pollable struct {
+	g   *Guest
 	at  int64
 	src readier
 }
@@ -28,7 +29,7 @@ func (p *pollable) ready() bool {
 	case p.src != nil:
 		return p.src.ready()
 	case p.at > 0:
-		return monotonic() >= p.at
+		return p.g.monotonic() >= p.at
 	}
 	return true
 }
@@ -119,7 +120,7 @@ func (g *Guest) await(r readier, until int64) error {
 func (g *Guest) wait(until int64) error {
 	var timeout <-chan time.Time
 	if until > 0 {
-		d := time.Duration(until - monotonic())
+		d := time.Duration(until - g.monotonic())
 		if d <= 0 {
 			return nil
 		}
@@ -157,11 +158,8 @@ func ended(ctx context.Context) error {
 	return fmt.Errorf("interrupted while waiting: %w (%w)", cause, err)
 }
 
-// started is the zero of the monotonic clock that guests see.
-var started = time.Now()
-
-// monotonic nanoseconds, never 0.
-func monotonic() int64 { return int64(time.Since(started)) + 1 }
+// monotonic nanoseconds since the guest was made, never 0.
+func (g *Guest) monotonic() int64 { return int64(time.Since(g.started)) + 1 }
 
 // instant clamps a guest's u64 to what the clock can reach.
 func instant(n uint64) int64 {
