@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -32,19 +33,26 @@ func program(n int, seed uint64) []byte {
 	return b[:n]
 }
 
+// offer asks until the encoding is made, as a board does.
 func (b *board) offer(target []byte, have ...wire.Digest) wire.Offer {
 	b.t.Helper()
-	raw, err := b.answer(wire.Get{Request: 100, Offer: &wire.OfferRequest{
-		Target: wire.Sum(target), Size: int64(len(target)), Have: have, BlockBytes: wire.DefaultBlockBytes,
-	}}, wire.FrameOffer)
-	if err != nil {
-		b.t.Fatal(err)
+	for request := uint32(100); ; request++ {
+		raw, err := b.answer(wire.Get{Request: request, Offer: &wire.OfferRequest{
+			Target: wire.Sum(target), Size: int64(len(target)), Have: have, BlockBytes: wire.DefaultBlockBytes,
+		}}, wire.FrameOffer)
+		var busy *wire.Error
+		if errors.As(err, &busy) && busy.Retryable() {
+			continue
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		o, err := wire.UnmarshalOffer(raw)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return o
 	}
-	o, err := wire.UnmarshalOffer(raw)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return o
 }
 
 func decode(t *testing.T, o wire.Offer, encoded, base []byte) []byte {
@@ -83,7 +91,7 @@ func TestTransferGoesOnOverLostFramesConnectionsAndServers(t *testing.T) {
 	blocks := wire.NewBlocks(uint32(len(o.Blocks)))
 	encoded := make([]byte, o.Encoded)
 	loss := rand.New(rand.NewPCG(1, 2))
-	received, request := 0, uint32(200)
+	received, request := 0, uint32(2000)
 	cuts := map[uint32]func(){
 		blocks.Total() / 3: func() {
 			b.c.Disconnect(0)

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -157,6 +158,55 @@ func TestBoardWhoseConnectionEndsIsOffline(t *testing.T) {
 	s.eventually("board", "the board is online", func(d model.Device) bool { return d.Online })
 	b.c.Disconnect(0)
 	s.eventually("board", "the board is offline", func(d model.Device) bool { return !d.Online })
+}
+
+// Takeovers race with the ends of the connections that they replace: the newest must win each time.
+func TestBoardThatReconnectsOverAndOverIsStillReached(t *testing.T) {
+	s := start(t, fleet.Config{})
+	o := found(t, s)
+	for _, v := range []string{"1.0.0", "2.0.0"} {
+		o.publish(s, v, []byte(v))
+	}
+	for i := range 20 {
+		var b *board
+		for range 3 {
+			b = connect(t, s, "board", nil)
+		}
+		for len(b.desired) > 0 {
+			<-b.desired // retained
+		}
+		a := o.assign(s, []string{"1.0.0", "2.0.0"}[i%2], model.Selector{All: true})
+		if !a.Devices[0].Online {
+			t.Fatalf("round %d: the board is offline", i)
+		}
+		for generation(t, receive(t, b.desired)) != a.Devices[0].Generation {
+			continue // the retained one, late
+		}
+	}
+}
+
+func generation(t *testing.T, envelope []byte) uint64 {
+	t.Helper()
+	var e struct{ Payload []byte }
+	if err := json.Unmarshal(envelope, &e); err != nil {
+		t.Fatal(err)
+	}
+	d, err := wire.UnmarshalDesired(e.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Generation
+}
+
+func TestBoardsBeyondTheLimitAreRefused(t *testing.T) {
+	s := start(t, fleet.Config{MaxDevices: 2})
+	found(t, s)
+	connect(t, s, "one", nil)
+	connect(t, s, "two", nil)
+	if token := mqtt.NewClient(options(s, "three")).Connect(); !token.WaitTimeout(patience) || token.Error() == nil {
+		t.Error("a third was let in")
+	}
+	connect(t, s, "one", nil) // known ones come back
 }
 
 func TestReportsAreTakenInOrder(t *testing.T) {

@@ -109,7 +109,9 @@ func board(ts *testscript.TestScript, _ bool, args []string) {
 		k, v, _ := strings.Cut(l, "=")
 		labels[k] = v
 	}
-	topic := func(c wire.Channel) string { return wire.Topic{Fleet: "greenhouses", Device: name, Channel: c}.Format() }
+	topic := func(c wire.Channel) string {
+		return wire.Topic{Fleet: "greenhouses", Device: name, Channel: c}.Format()
+	}
 	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + story.mqtt).SetClientID("greenhouses." + name).SetUsername(name).
 		SetPassword(story.token).SetProtocolVersion(4).SetAutoReconnect(false).SetOrderMatters(false))
 	must := func(t mqtt.Token) {

@@ -89,19 +89,19 @@ func read(t *testing.T, path string) []byte {
 
 // A board must be able to decode what we make, whatever the sizes of target and base, within the window that it allows.
 func TestEveryPatchDecodesWithinTheBoardsLimits(t *testing.T) {
-	base := program(3<<20, 1)
+	base := program(768<<10, 1)
 	for _, c := range []struct {
 		name         string
 		target, base []byte
 		most         int // bytes of the patch
 	}{
 		{"one line changed", edit(base), base, len(base) / 100},
-		{"base larger than the target's window", edit(base)[:1<<20], base, len(base) / 100},
-		{"base beyond a power of two", edit(base[:1<<20]), base[:1<<20+4096], 1 << 20 / 100},
-		{"base much smaller", base, base[:64<<10], len(base)},
+		{"base larger than the target's window", edit(base)[:256<<10], base, len(base) / 100},
+		{"base beyond a power of two", edit(base[:512<<10]), base[:512<<10+4096], 512 << 10 / 100},
+		{"base much smaller", base, base[:32<<10], len(base)},
 		{"target of one byte", []byte{7}, base, 64},
 		{"base of one byte", base, []byte{7}, len(base)},
-		{"nothing in common", program(1<<20, 2), base, 1 << 20},
+		{"nothing in common", program(256<<10, 2), base, 256 << 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			enc, err := patch(c.target, c.base)
@@ -127,8 +127,8 @@ func edit(b []byte) []byte {
 
 func TestCheapestEncodingIsOffered(t *testing.T) {
 	e, blobs := open(t)
-	v1, v2, other := program(2<<20, 1), edit(program(2<<20, 1)), program(2<<20, 9)
-	noise := make([]byte, 1<<20)
+	v1, v2, other := program(512<<10, 1), edit(program(512<<10, 1)), program(512<<10, 9)
+	noise := make([]byte, 256<<10)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
 	d1, d2, dOther, dNoise := put(t, blobs, v1), put(t, blobs, v2), put(t, blobs, other), put(t, blobs, noise)
 	unknown := wire.Sum([]byte("only the board has it"))
@@ -161,7 +161,7 @@ func TestCheapestEncodingIsOffered(t *testing.T) {
 
 func TestEncodingIsMadeOnceForMany(t *testing.T) {
 	e, blobs := open(t)
-	d := put(t, blobs, program(1<<20, 3))
+	d := put(t, blobs, program(256<<10, 3))
 	paths := make(chan string, 16)
 	for range cap(paths) {
 		go func() {
@@ -193,7 +193,7 @@ func TestEncodingIsMadeOnceForMany(t *testing.T) {
 
 func TestLargeTargetIsStreamedInASmallWindow(t *testing.T) {
 	e, blobs := open(t)
-	b := bytes.Repeat(program(1<<20, 4), 20)
+	b := bytes.Repeat(program(64<<10, 4), 140)
 	path, err := e.ensure(t.Context(), wire.EncodingZstd, put(t, blobs, b), wire.Digest{})
 	if err != nil {
 		t.Fatal(err)
