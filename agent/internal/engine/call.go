@@ -42,8 +42,8 @@ func (l *Linker) Instantiate(s *Store, c *Component) (*Instance, error) {
 	return i, nil
 }
 
-// fill takes a slot for each of the component's memories. How many there are is found by trying: a pool that has too few left
-// says so, and then the component is known to need more. The half-made instances go with the store's C part.
+// fill takes a slot for each of the component's memories, and lets the store have as many memories as it holds slots: so the pool
+// is never short. How many memories a component has is found by trying, once; half-made instances go with the store's C part.
 func (l *Linker) fill(i *Instance) error {
 	s, c := i.store, i.component
 	for {
@@ -52,6 +52,7 @@ func (l *Linker) fill(i *Instance) error {
 			return &Trap{Code: TrapInterrupt, Message: "no instance slot came free", Err: s.cause()}
 		}
 		s.slots += weight
+		C.dunlin_store_limit(s.c, s.memory, s.tables, C.int64_t(s.slots))
 		if err := s.enter(); err != nil {
 			return err
 		}
@@ -61,11 +62,17 @@ func (l *Linker) fill(i *Instance) error {
 		if cerr == nil {
 			return nil
 		}
-		if !cerr.exhausted() || s.instances > 0 || weight >= int64(s.engine.plan.slots) {
+		if !strings.Contains(cerr.text, "memory count too high") {
 			return s.failure("instantiate component", true, cerr)
 		}
+		if weight >= int64(s.engine.plan.slots) {
+			return fmt.Errorf("instantiate component: it has more linear memories than the %d that this engine has", weight)
+		}
 		c.weight.CompareAndSwap(weight, weight+1)
-		C.dunlin_store_renew(s.c, s.engine.ptr, s.memory, s.tables)
+		if s.instances > 0 {
+			return fmt.Errorf("instantiate component: it has more than %d linear memories, found out beside another instance; try again in a new store", weight)
+		}
+		C.dunlin_store_renew(s.c, s.engine.ptr)
 		s.engine.slots.Release(s.slots)
 		s.slots = 0
 	}
@@ -106,6 +113,3 @@ func (i *Instance) Call(x *Export, args ...Val) (Val, error) {
 	}
 	return v, nil
 }
-
-// exhausted: wasmtime's pool had no room, which the slots should have foreseen.
-func (e *cError) exhausted() bool { return strings.Contains(e.text, "maximum concurrent limit of ") }

@@ -1,5 +1,9 @@
 //go:build !dunlindebug
 
-package engine_test
+package engine
 
-const debugBuild = false
+// DebugBuild: every use of a handle runs the collector, and misuse panics.
+const (
+	DebugBuild = false
+	debugOne   = 0
+)

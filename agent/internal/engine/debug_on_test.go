@@ -1,5 +1,9 @@
 //go:build dunlindebug
 
-package engine_test
+package engine
 
-const debugBuild = true
+// DebugBuild: every use of a handle runs the collector, and misuse panics.
+const (
+	DebugBuild = true
+	debugOne   = 1
+)

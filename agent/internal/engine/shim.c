@@ -7,6 +7,8 @@
 
 #include "_cgo_export.h"
 
+enum { INSTANCES_PER_SLOT = 64, TABLES_PER_SLOT = 8 };
+
 wasm_engine_t *dunlin_engine_new(const dunlin_config *c) {
   wasm_config_t *config = wasm_config_new();
   wasmtime_config_epoch_interruption_set(config, true);
@@ -20,7 +22,7 @@ wasm_engine_t *dunlin_engine_new(const dunlin_config *c) {
     return wasm_engine_new_with_config(config);
   }
   // Only memories take address space worth counting; the rest is metadata, and wide enough for composed components.
-  uint32_t many = c->slots * 64;
+  uint32_t many = c->slots * INSTANCES_PER_SLOT;
   wasmtime_pooling_allocation_config_t *p = wasmtime_pooling_allocation_config_new();
   wasmtime_pooling_allocation_config_max_unused_warm_slots_set(p, c->slots);
   wasmtime_pooling_allocation_config_linear_memory_keep_resident_set(p, c->keep_resident);
@@ -30,9 +32,9 @@ wasm_engine_t *dunlin_engine_new(const dunlin_config *c) {
   wasmtime_pooling_allocation_config_max_core_instance_size_set(p, 16 << 20);
   wasmtime_pooling_allocation_config_total_core_instances_set(p, many);
   wasmtime_pooling_allocation_config_total_memories_set(p, c->slots);
-  wasmtime_pooling_allocation_config_total_tables_set(p, c->slots * 8);
+  wasmtime_pooling_allocation_config_total_tables_set(p, c->slots * TABLES_PER_SLOT);
   wasmtime_pooling_allocation_config_table_elements_set(p, c->table_elements);
-  wasmtime_pooling_allocation_config_max_tables_per_module_set(p, 8);
+  wasmtime_pooling_allocation_config_max_tables_per_module_set(p, TABLES_PER_SLOT);
   wasmtime_pooling_allocation_config_max_memories_per_module_set(p, 8);
   wasmtime_pooling_allocation_config_total_stacks_set(p, 1);
   wasmtime_pooling_allocation_config_total_gc_heaps_set(p, c->slots);
@@ -51,10 +53,9 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t 
   return NULL;
 }
 
-static void open_store(dunlin_store *s, wasm_engine_t *engine, int64_t memory, int64_t tables) {
+static void open_store(dunlin_store *s, wasm_engine_t *engine) {
   s->store = wasmtime_store_new(engine, s, NULL);
   s->ctx = wasmtime_store_context(s->store);
-  wasmtime_store_limiter(s->store, memory, tables, 1000, 1000, 64);
   wasmtime_store_epoch_deadline_callback(s->store, on_epoch, s, NULL);
   wasmtime_context_set_epoch_deadline(s->ctx, 1);
 }
@@ -66,17 +67,22 @@ static void close_store(dunlin_store *s) {
   wasmtime_store_delete(s->store);
 }
 
-dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go, int64_t memory, int64_t tables) {
+dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go) {
   dunlin_store *s = calloc(1, sizeof *s);
   if (s == NULL) return NULL;
   s->go = go;
-  open_store(s, engine, memory, tables);
+  open_store(s, engine);
   return s;
 }
 
-void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine, int64_t memory, int64_t tables) {
+void dunlin_store_limit(dunlin_store *s, int64_t memory, int64_t table, int64_t memories) {
+  // What a store may take of the pool goes with its slots, so that one component can't starve another.
+  wasmtime_store_limiter(s->store, memory, table, memories * INSTANCES_PER_SLOT, memories * TABLES_PER_SLOT, memories);
+}
+
+void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine) {
   close_store(s);
-  open_store(s, engine, memory, tables);
+  open_store(s, engine);
 }
 
 void dunlin_store_free(dunlin_store *s) {

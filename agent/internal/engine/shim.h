@@ -65,8 +65,9 @@ typedef struct {
 
 wasm_engine_t *dunlin_engine_new(const dunlin_config *c);
 
-dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go, int64_t memory, int64_t tables);
-void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine, int64_t memory, int64_t tables);
+dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go);
+void dunlin_store_limit(dunlin_store *s, int64_t memory, int64_t table, int64_t memories);
+void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine);
 void dunlin_store_free(dunlin_store *s);
 void dunlin_store_interrupt(dunlin_store *s, wasm_engine_t *engine);
 

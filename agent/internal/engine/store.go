@@ -52,7 +52,7 @@ func (e *Engine) NewStore(ctx context.Context, l Limits, data any) *Store {
 		s.tables = C.int64_t(min(l.Tables, tableElements))
 	}
 	s.handle = cgo.NewHandle(s)
-	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle), s.memory, s.tables)
+	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle))
 	if s.c == nil {
 		panic("engine: out of memory")
 	}
