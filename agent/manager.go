@@ -142,10 +142,6 @@ func (m *manager) run(ctx context.Context) error {
 
 func (m *manager) nextAlarm(o reconcile.Observed, want reconcile.Desired) time.Time {
 	at := reconcile.Wake(o, want)
-	if _, up := m.agent.link.Session(); !up {
-		// Without a link a failed fetch would only fail again; the link pokes when it is up.
-		at = time.Time{}
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.envelope != nil && !m.retry.IsZero() && (at.IsZero() || m.retry.Before(at)) {
@@ -206,6 +202,8 @@ func (m *manager) want() reconcile.Desired {
 func (m *manager) observe() (reconcile.Observed, error) {
 	o := reconcile.Observed{Running: map[string]string{}, Previous: map[string]string{}, Releases: map[string]reconcile.Release{},
 		Content: map[string]bool{}, Prepared: map[string]bool{}}
+	_, up := m.agent.link.Session()
+	o.Offline = !up
 	m.mu.Lock()
 	o.Failed = maps.Clone(m.failed)
 	m.mu.Unlock()

@@ -19,6 +19,7 @@
 //	                                 publish, N times if told so ({i} in the payload is 1 to N), and wait for the acknowledgements
 //	mqttsub NAME ADDR FILTER         subscribe at QoS 1; each message is a line "TOPIC PAYLOAD" for log and count
 //	expand FILE                      replace each ${VAR} in the file by its value
+//	relay NAME LISTEN TARGET [BYTES] pass connections on; fall silent when BYTES came back. relay -stop NAME closes it
 //	capture VAR REGEXP               set $VAR from the first group of REGEXP in the last standard output
 //	tamper FILE OFFSET               flip one bit of a file; a negative offset counts from its end
 //	needs TOOL WHAT                  skip the story, with one line that names the package, where TOOL is not installed
@@ -118,6 +119,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"await":   await,
 	"mqttpub": mqttPublish,
 	"mqttsub": mqttSubscribe,
+	"relay":   relay,
 	"expand":  expand,
 	"capture": capture,
 	"tamper":  tamper,

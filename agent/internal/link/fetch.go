@@ -23,8 +23,10 @@ type Content interface {
 	Blob(digest string) (data []byte, ok bool, err error)
 }
 
-// window is how many blocks one request asks for, and one commit stores: 1 MiB by default, so that a crash costs at most that.
-const window = 16
+const (
+	window = 16 // blocks that one request asks for: 1 MiB of the default size
+	batch  = 4  // blocks that one commit stores: a crash costs at most these
+)
 
 // Fetch brings a blob of a known digest and size onto the board: as a patch against one of have, or whole, in blocks that are
 // checked one by one and kept, so that it goes on where it stopped after any interruption. progress is told encoded bytes.
@@ -98,44 +100,65 @@ func (l *Link) pull(ctx context.Context, to Content, offer wire.Offer, blocks *w
 	id := offer.ID()
 	done := func() int64 { return min(int64(blocks.Have())*int64(offer.BlockBytes), offer.Encoded) }
 	progress(done(), offer.Encoded)
-	for stalled := 0; !blocks.Done(); {
-		got, err := l.blocks(ctx, offer, id, blocks.Next(window))
-		if len(got) > 0 {
-			if err := to.PutBlocks(offer.Target.String(), got); err != nil {
-				return err
-			}
-			for i := range got {
-				blocks.Add(uint32(i))
-			}
-			progress(done(), offer.Encoded)
-		}
-		switch {
-		case errors.Is(err, errSilent) && stalled < 3:
-			stalled++ // answers are not acknowledged one by one: what was lost is asked for again
-		case err != nil:
+	keep := func(got map[int][]byte) error {
+		if err := to.PutBlocks(offer.Target.String(), got); err != nil {
 			return err
-		default:
+		}
+		for i := range got {
+			blocks.Add(uint32(i))
+		}
+		progress(done(), offer.Encoded)
+		l.log.Debug("blocks are stored", "target", offer.Target.Short(), "blocks", blocks.Have(), "of", blocks.Total())
+		return nil
+	}
+	for stalled := 0; !blocks.Done(); {
+		before := blocks.Have()
+		err := l.blocks(ctx, offer, id, blocks.Next(window), keep)
+		if blocks.Have() > before {
 			stalled = 0
+		}
+		if errors.Is(err, errSilent) && stalled < 3 {
+			stalled++ // answers are not acknowledged one by one: what was lost is asked for again
+			continue
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// blocks asks for some ranges, and returns what came that is as offered, together with what ended it early.
-func (l *Link) blocks(ctx context.Context, offer wire.Offer, id wire.Digest, ranges []wire.Range) (map[int][]byte, error) {
-	want := 0
+// blocks asks for some ranges and keeps what comes and is as offered, a batch at a time, up to what ends it early.
+func (l *Link) blocks(ctx context.Context, offer wire.Offer, id wire.Digest, ranges []wire.Range, keep func(map[int][]byte) error) error {
+	left := map[uint32]bool{}
 	for _, r := range ranges {
-		want += int(r.Count)
+		for i := range r.Count {
+			left[r.First+i] = true
+		}
 	}
-	got := make(map[int][]byte, want)
-	err := l.ask(ctx, wire.Get{Blocks: &wire.BlockRequest{Encoding: id, Ranges: ranges}}, 2*want, func(f wire.Frame) (bool, error) {
+	got := map[int][]byte{}
+	flush := func() error {
+		if len(got) == 0 {
+			return nil
+		}
+		defer clear(got)
+		return keep(got)
+	}
+	err := l.ask(ctx, wire.Get{Blocks: &wire.BlockRequest{Encoding: id, Ranges: ranges}}, 2*len(left), func(f wire.Frame) (bool, error) {
 		if _, err := offer.Block(f); err != nil {
 			return false, err
 		}
+		if !left[f.Index] {
+			return false, nil // a repeat, or one that was not asked for
+		}
+		delete(left, f.Index)
 		got[int(f.Index)] = f.Body
-		return len(got) == want, nil
+		if len(got) == batch || len(left) == 0 {
+			return len(left) == 0, flush()
+		}
+		return false, nil
 	})
-	return got, err
+	return errors.Join(err, flush())
 }
 
 // assemble decodes the transfer into the target's blob. What comes out is bounded by the signed size and must have the signed

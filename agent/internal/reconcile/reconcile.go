@@ -43,6 +43,7 @@ type Observed struct {
 	Content  map[string]bool    // digests of stored components
 	Prepared map[string]bool    // digests of components whose compiled code is in the cache
 	Failed   map[string]Failure // by release digest
+	Offline  bool               // nothing can be fetched now; what is here already can be installed
 }
 
 // Kind of a Step.
@@ -107,6 +108,9 @@ func install(o Observed, d Desired, app string, now time.Time) (Step, bool) {
 	}
 	manifest, known := o.Releases[rel]
 	if !known {
+		if o.Offline {
+			return Step{}, false
+		}
 		return Step{Kind: FetchRelease, Application: app, Release: rel}, true
 	}
 	// Everything is on the board before anything is compiled: a link that drops leaves nothing half installed.
@@ -117,6 +121,9 @@ func install(o Observed, d Desired, app string, now time.Time) (Step, bool) {
 		}
 		for _, c := range manifest.Components {
 			if !have[c.Digest] {
+				if kind == FetchComponent && o.Offline {
+					return Step{}, false
+				}
 				return Step{Kind: kind, Application: app, Release: rel, Content: c}, true
 			}
 		}

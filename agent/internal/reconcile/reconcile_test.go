@@ -111,6 +111,18 @@ func TestAFailedReleaseRestsAndHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+func TestWithoutALinkWhatIsHereIsInstalledAndNothingIsFetched(t *testing.T) {
+	world := map[string]Release{"r1": {Components: []Content{{"c1", 1}}}, "r2": {Components: []Content{{"c2", 1}}}, "r3": {}}
+	o := empty()
+	o.Offline = true
+	o.Releases["r1"], o.Releases["r2"] = world["r1"], world["r2"]
+	o.Content["c2"] = true
+	settle(t, &o, world, Desired{1, map[string]string{"a": "r1", "b": "r2", "c": "r3"}})
+	if o.Running["b"] != "r2" || len(o.Running) != 1 || o.Content["c1"] || len(o.Releases) != 2 {
+		t.Errorf("running %v, content %v", o.Running, o.Content)
+	}
+}
+
 func TestNothingIsSweptWhileAWantedManifestIsUnknown(t *testing.T) {
 	o := empty()
 	o.Content["c1"] = true
