@@ -316,12 +316,15 @@ func TestAMessageThatComesAgainWhileItIsHandledIsHandledOnce(t *testing.T) {
 	ready(t, c)
 	must(t, dial(t, m.addr, "").Publish("in", 1, false, "x"))
 	waitFor(t, "the handler has it", func() bool { return got.has("x") })
+	c.mu.Lock()
+	first := c.conn
+	c.mu.Unlock()
 	(<-p.conns).Close() // the link breaks meanwhile
-	waitFor(t, "connected again", func() bool {
+	waitFor(t, "the message comes again", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, r := range c.received {
-			return c.conn != nil && r.conn == c.conn
+			return r.conn != first
 		}
 		return false
 	})
