@@ -142,9 +142,6 @@ func send(g *Guest, a []engine.Val) (engine.Val, error) {
 	if _, err := get[messagingClient](g, a[0]); err != nil {
 		return none, err
 	}
-	if err := g.hold(len(m.data)); err != nil {
-		return none, err
-	}
 	topic := a[1].Text()
 	if err := mayPublish(g.env.Grants.Publish, topic); err != nil {
 		g.log.emit(slog.LevelWarn, "wasi:messaging", err.Error())

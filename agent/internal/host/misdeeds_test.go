@@ -31,7 +31,7 @@ func TestMisdeeds(t *testing.T) {
 		{path: "endless", want: "larger than its limit", code: engine.TrapHost},
 		{path: "sleep", want: "deadline", code: engine.TrapInterrupt},
 		{path: "loop", want: "deadline", code: engine.TrapInterrupt},
-		{path: "flood", want: "64 MiB", code: engine.TrapHost},
+		{path: "flood", want: "16 MiB", code: engine.TrapHost},
 		{path: "half", want: "guest trapped", code: engine.TrapUnreachable},
 	} {
 		t.Run(test.path, func(t *testing.T) {

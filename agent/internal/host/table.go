@@ -10,8 +10,8 @@ import (
 const maxHandles = 10_000
 
 // maxHeld bounds the bytes that the host keeps for one guest in headers, messages and writes; they are outside the
-// limit on the guest's own memory.
-const maxHeld = 64 << 20
+// limit on the guest's own memory, and a board of 512 MB may handle many events at once.
+const maxHeld = 16 << 20
 
 // table maps a handle's representation to the Go object behind it. Slot 0 stays empty.
 type table struct {
