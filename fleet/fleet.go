@@ -54,9 +54,9 @@ type Server struct {
 }
 
 // New opens or makes everything under cfg.Data and opens both addresses. On an error nothing stays open.
-func New(cfg Config) (s *Server, err error) {
+func New(cfg Config) (_ *Server, err error) {
 	defaults(&cfg)
-	s = &Server{cfg: cfg}
+	s := &Server{cfg: cfg}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
