@@ -135,7 +135,7 @@ func (x *run) fits() error {
 
 // once runs the event on one fresh instance, and commits its effects. An ErrConflict means that it may be run again.
 func (x *run) once(ctx context.Context, again bool) error {
-	turn, stop := context.WithTimeoutCause(ctx, waitPerTime*x.cfg.Limits.Time, errors.New("waited too long for its turn"))
+	turn, stop := context.WithTimeoutCause(ctx, waitPerTime*x.cfg.Limits.Time, errTurn)
 	err := x.acquire(turn, again)
 	stop()
 	if err != nil {

@@ -80,6 +80,9 @@ type Runner struct {
 // errClosed is why a closed runner takes no event.
 var errClosed = errors.New("this version takes no more events")
 
+// errTurn is why an event was given up before it ran.
+var errTurn = errors.New("it waited too long for its turn")
+
 // New makes a runner. Nothing is loaded yet.
 func New(cfg Config) *Runner {
 	l := &cfg.Limits
@@ -172,7 +175,11 @@ func (r *Runner) acquire(ctx context.Context, again bool) error {
 	} else {
 		r.pass() // the turn came meanwhile
 	}
-	return failure(trigger.Canceled, context.Cause(ctx))
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errTurn) {
+		return failure(trigger.Busy, cause)
+	}
+	return failure(trigger.Canceled, cause)
 }
 
 func (r *Runner) release() {

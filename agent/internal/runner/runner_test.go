@@ -298,6 +298,38 @@ func TestEventsWaitForTheirTurnAndTooManyAreRefused(t *testing.T) {
 	}
 }
 
+func TestAnEventWaitsForItsTurnNoLongerThanIsUseful(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{Time: 20 * time.Millisecond, Concurrency: 1})
+	if err := f.acquire(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Handle(t.Context(), message("ok")); trigger.ReasonOf(err) != trigger.Busy || !errors.Is(err, errTurn) {
+		t.Errorf("an event whose turn never comes: %v", err)
+	}
+	f.release()
+	if err := f.Handle(t.Context(), message("ok")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOneComponentThatHangsDelaysNoOther(t *testing.T) {
+	hang, fine := start(t, guests.Hostile, Limits{Time: time.Minute, Concurrency: 4}), start(t, guests.HelloHTTP, Limits{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { _ = hang.Handle(ctx, message("loop")) }) // canceled in the end
+	}
+	waitFor(t, func() bool { return hang.Counters().Active == 4 })
+	for range 10 {
+		e, w := request("GET", "/", nil)
+		if err := fine.Handle(t.Context(), e); err != nil || w.Code != 200 {
+			t.Errorf("beside four loops and sixteen that wait: %v %d", err, w.Code)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
 // waitFor something that another goroutine does.
 func waitFor(t testing.TB, done func() bool) {
 	t.Helper()

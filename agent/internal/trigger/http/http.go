@@ -216,7 +216,7 @@ func fail(w http.ResponseWriter, err error) {
 	case trigger.Busy:
 		w.Header().Set("Retry-After", "1")
 		status, text = http.StatusServiceUnavailable, "too many requests wait for this handler"
-	case trigger.Closed, trigger.Unavailable:
+	case trigger.Closed, trigger.Unavailable, trigger.Canceled:
 		w.Header().Set("Retry-After", "1")
 		status, text = http.StatusServiceUnavailable, "the handler is not available"
 	case trigger.TooSlow:
