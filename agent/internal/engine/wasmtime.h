@@ -188,7 +188,6 @@ bool wasmtime_component_instance_type_export_nth(const wasmtime_component_instan
                                                  size_t *, wasmtime_component_item_t *);
 void wasmtime_component_item_delete(wasmtime_component_item_t *);
 bool wasmtime_component_func_type_result(const wasmtime_component_func_type_t *, wasmtime_component_valtype_t *);
-void wasmtime_component_func_type_delete(wasmtime_component_func_type_t *);
 void wasmtime_component_valtype_delete(wasmtime_component_valtype_t *);
 
 // Linking.
@@ -234,7 +233,6 @@ bool wasmtime_component_resource_any_owned(const wasmtime_component_resource_any
 wasmtime_component_resource_any_t *wasmtime_component_resource_any_clone(const wasmtime_component_resource_any_t *);
 wasmtime_error_t *wasmtime_component_resource_any_drop(wasmtime_context_t *, const wasmtime_component_resource_any_t *);
 void wasmtime_component_resource_any_delete(wasmtime_component_resource_any_t *);
-wasmtime_component_resource_type_t *wasmtime_component_resource_any_type(const wasmtime_component_resource_any_t *);
 wasmtime_error_t *wasmtime_component_resource_any_to_host(wasmtime_context_t *, const wasmtime_component_resource_any_t *,
                                                          wasmtime_component_resource_host_t **);
 wasmtime_error_t *wasmtime_component_resource_host_to_any(wasmtime_context_t *, const wasmtime_component_resource_host_t *,
