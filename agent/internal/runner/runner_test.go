@@ -15,11 +15,14 @@ import (
 	"testing"
 	"time"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
+
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
+	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 	"dunlin.dev/dunlin/test/guests"
 )
 
@@ -498,6 +501,37 @@ func BenchmarkRequest(b *testing.B) {
 			b.Fatal(err)
 		}
 		res.Body.Close()
+	}
+	report(b, f)
+}
+
+// From a publisher's socket to its acknowledgement: broker, instance, commit.
+func BenchmarkMessageThroughBroker(b *testing.B) {
+	f := start(b, guests.Counter, Limits{})
+	br := mqtttrigger.NewBroker(mqtttrigger.BrokerConfig{Address: "127.0.0.1:0"}, slog.New(slog.DiscardHandler))
+	if err := br.Set([]mqtttrigger.Subscription{{ID: "a", Filter: "in", QoS: 1, Handle: f.Handle}}); err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- br.Run(ctx) }()
+	<-br.Ready()
+	c := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + br.Addr().String()))
+	if t := c.Connect(); !t.WaitTimeout(10*time.Second) || t.Error() != nil {
+		b.Fatal(t.Error())
+	}
+	for b.Loop() {
+		if t := c.Publish("in", 1, false, "x"); !t.WaitTimeout(10*time.Second) || t.Error() != nil {
+			b.Fatal(t.Error())
+		}
+	}
+	c.Disconnect(0)
+	cancel()
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
+	if got := int(f.Counters().Handled); f.counts(b)["mqtt"] != got {
+		b.Errorf("%d handled, %d counted", got, f.counts(b)["mqtt"])
 	}
 	report(b, f)
 }

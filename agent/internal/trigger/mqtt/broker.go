@@ -123,6 +123,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.addr = l.Addr()
 	b.mu.Unlock()
 	b.setStatus(trigger.Healthy, "")
+	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		b.log.Warn("the mqtt bus is open to the network, without passwords; set bus.listen to a loopback address if that is not meant", "address", a.String())
+	}
 
 	<-ctx.Done()
 	b.setStatus(trigger.Stopped, "")

@@ -463,3 +463,22 @@ func BenchmarkEventThroughOwnBroker(b *testing.B) {
 		must(b, c.Publish("t", 1, false, "x"))
 	}
 }
+
+func BenchmarkEventsInFlightThroughOwnBroker(b *testing.B) {
+	br := startBroker(b, Limits{}, Subscription{ID: "a", Filter: "#", QoS: 1, Handle: func(context.Context, *trigger.Event) error { return nil }})
+	c := dial(b, br.Addr().String(), "")
+	const window = 100
+	tokens := make(chan paho.Token, window)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for token := range tokens {
+			token.Wait()
+		}
+	}()
+	for b.Loop() {
+		tokens <- c.Publish("t", 1, false, "x")
+	}
+	close(tokens)
+	<-done
+}
