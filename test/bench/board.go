@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"dunlin.dev/dunlin/test/guests"
+)
+
+// install raises a fleet server and a board, and installs three small handlers.
+func (b *bench) install(ctx context.Context) error {
+	if err := b.raise(ctx); err != nil {
+		return err
+	}
+	return b.push(ctx, "small", "1.0.0", `
+trigger.http = [{ route = "/", component = "hello" }, { route = "/count", component = "counter" }]
+trigger.mqtt = [{ topic = "quiet/#", qos = 1, component = "quiet" }, { topic = "events/#", qos = 1, component = "counter" }]
+component.hello = { source = "hello.wasm" }
+component.counter = { source = "counter.wasm", key_value_stores = ["default"], publish = ["count/#"] }
+component.quiet = { source = "quiet.wasm", key_value_stores = ["default"], publish = ["#"] }
+`, map[string][]byte{"hello.wasm": guests.HelloHTTP, "counter.wasm": guests.Counter, "quiet.wasm": guests.Hostile})
+}
+
+func (b *bench) raise(ctx context.Context) (err error) {
+	b.fleet, err = start(b.path("fleet.log"), b.path("dunlin-fleet"), "--data", b.path("fleet"), "--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	m, err := b.fleet.line(ctx, `ready http=(\S+) mqtt=(\S+)`)
+	if err != nil {
+		return err
+	}
+	b.url = "http://" + m[1]
+	if b.link, err = newRelay(m[2]); err != nil {
+		return err
+	}
+	if err := b.cli(ctx, "keys", "init", "--to", b.url, "--fleet", "bench", "--dir", b.path("keys")); err != nil {
+		return err
+	}
+	config := fmt.Sprintf("state = %q\nlisten = \"127.0.0.1:0\"\n[bus]\nlisten = \"127.0.0.1:0\"\n"+
+		"[fleet]\nname = \"bench\"\ndevice = \"board\"\nurl = %q\nroot = %q\ntoken_file = %q\n",
+		b.path("board"), "mqtt://"+b.link.addr(), b.path("keys/root.json"), b.path("fleet/join.token"))
+	if err := os.WriteFile(b.path("agent.toml"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	return b.restart(ctx)
+}
+
+// restart gives a board process in which nothing has run yet; its files are in the page cache.
+func (b *bench) restart(ctx context.Context) (err error) {
+	if b.board != nil {
+		b.board.stop()
+		if err := b.board.complaints(); err != nil {
+			return err
+		}
+		if err := warm(b.path("board")); err != nil {
+			return err
+		}
+	}
+	if b.board, err = start(b.path("board.log"), b.path("dunlin-agent"), "--config", b.path("agent.toml")); err != nil {
+		return err
+	}
+	m, err := b.board.line(ctx, `msg=ready http=(\S+) bus=(\S+)`)
+	if err != nil {
+		return err
+	}
+	b.http, b.bus = m[1], m[2]
+	_, err = b.board.line(ctx, `fleet link is up`)
+	return err
+}
+
+// warm reads all files below dir, so that they are in the page cache.
+func warm(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(io.Discard, f)
+		return err
+	})
+}
+
+// push an application to the board and wait until it runs there.
+func (b *bench) push(ctx context.Context, app, version, rest string, files map[string][]byte) error {
+	dir := b.path("app-" + app)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	manifest := filepath.Join(dir, "dunlin.toml")
+	head := fmt.Sprintf("dunlin_manifest_version = 1\napplication = { name = %q, version = %q }\n", app, version)
+	if err := os.WriteFile(manifest, []byte(head+rest), 0o600); err != nil {
+		return err
+	}
+	begun := time.Now()
+	defer func() { note("push %s %s: %s", app, version, time.Since(begun).Round(time.Millisecond)) }()
+	return b.cli(ctx, "push", "-f", manifest, "--device", "board", "--keys", b.path("keys"), "--to", b.url)
+}
+
+func (b *bench) cli(ctx context.Context, args ...string) error {
+	_, err := command(ctx, []string{"DUNLIN_TOKEN_FILE=" + b.path("fleet/admin.token")}, b.path("dunlin"), args...)
+	return err
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+const patience = 30 * time.Second // with one answer
+
+// client is one kept-alive HTTP connection. It does as little as it can, since what it takes is in every figure.
+type client struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func dial(addr string) (*client, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &client{conn, bufio.NewReader(conn)}, nil
+}
+
+func (c *client) close() { _ = c.conn.Close() }
+
+func request(path string) []byte { return []byte("GET " + path + " HTTP/1.1\r\nHost: board\r\n\r\n") }
+
+// get sends a request and reads the whole answer, which must be status and body. It returns when the first byte and the last
+// one were there.
+func (c *client) get(req []byte, status int, body string) (first, last time.Duration, err error) {
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return 0, 0, err
+	}
+	begun := time.Now()
+	if _, err := c.conn.Write(req); err != nil {
+		return 0, 0, err
+	}
+	if _, err := c.in.Peek(1); err != nil {
+		return 0, 0, err
+	}
+	first = time.Since(begun)
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	got, err := io.ReadAll(resp.Body)
+	last = time.Since(begun)
+	if err == nil && (resp.StatusCode != status || string(got) != body) {
+		err = fmt.Errorf("%.40q: got %s: %q, want %d: %q", req, resp.Status, got, status, body)
+	}
+	return first, last, err
+}
+
+// publisher is one MQTT 3.1.1 connection that publishes at QoS 1, for the same reason by hand.
+type publisher struct {
+	client
+	id uint16
+}
+
+func connect(addr string) (*publisher, error) {
+	c, err := dial(addr)
+	if err != nil {
+		return nil, err
+	}
+	p := &publisher{client: *c}
+	// CONNECT: protocol name and level, clean session, no keep alive, the client's id.
+	if err := p.exchange([]byte("\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05bench"), [4]byte{0x20, 2, 0, 0}); err != nil {
+		p.close()
+		return nil, fmt.Errorf("connect to the bus: %w", err)
+	}
+	return p, nil
+}
+
+// publish waits for the acknowledgement, and returns how long it took.
+func (p *publisher) publish(topic, payload string) (time.Duration, error) {
+	p.id = p.id%65535 + 1
+	size := 2 + len(topic) + 2 + len(payload)
+	if size > 127 {
+		return 0, fmt.Errorf("publish to %s: only short messages are known here", topic)
+	}
+	b := append([]byte{0x32, byte(size)}, byte(len(topic)>>8), byte(len(topic)))
+	b = append(b, topic...)
+	b = append(binary.BigEndian.AppendUint16(b, p.id), payload...)
+	begun := time.Now()
+	err := p.exchange(b, [4]byte{0x40, 2, byte(p.id >> 8), byte(p.id)})
+	return time.Since(begun), err
+}
+
+func (p *publisher) exchange(send []byte, want [4]byte) error {
+	if err := p.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := p.conn.Write(send); err != nil {
+		return err
+	}
+	var got [4]byte
+	if _, err := io.ReadFull(p.in, got[:]); err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("got the packet %x, want %x", got, want)
+	}
+	return nil
+}

@@ -1,0 +1,208 @@
+// bench measures Dunlin on this machine: `make bench`. It prints one line a figure on standard output,
+// "BENCH <name> <value> <unit>", and its progress on standard error.
+//
+// Engine figures come from the engine's own benchmarks; all others from the real programs, copied so that they share memory
+// with nobody, as real processes on loopback, with their files in a temporary folder (-tmp: its file system's fsync counts).
+// us is microseconds, MB 1,000,000 bytes. A quantile is one of the samples (nearest rank), of all samples: none is thrown away.
+// A board that logs an error or a warning meanwhile fails the run. What other programs do on the machine is in the figures; see
+// the floor_* lines, and the load that is printed at both ends.
+//
+//	figure                    samples  what is measured
+//	instantiate_smallest      ~200k    median; the engine alone: a 186-byte component into a fresh store, warm pool
+//	load_compiled_small, _js  1 s      median; the engine alone: map a compiled component from a file in the page cache
+//	floor_loopback_p50, _p99  5,000    a request of as many bytes to an echo over loopback, without Dunlin: what the machine takes
+//	floor_fsync_p50           50       4 KiB written and fsynced where the board's store lies
+//	idle_pss, idle_anonymous  20 s     median of one a second: a board that was started with three small handlers installed, has a
+//	                                   link to its fleet, used each handler once, and does nothing since (-idle: how long)
+//	idle_after_install_pss    5 s      the same for the process that compiled and installed them
+//	idle_rss_file             20 s     the part of idle that is mapped files: program text, compiled code, the store
+//	event_http_small_*        5,000    GET on one kept-alive connection, one after the other: first byte written to last byte
+//	                                   read; hello-http, no effects
+//	event_http_js_*           1,000    the same, the JS handler
+//	event_mqtt_small_*        5,000    QoS 1 PUBLISH to its PUBACK, one after the other; a handler without durable effects, so the
+//	                                   acknowledgement waits for the handler's end and no commit
+//	event_mqtt_durable_*      300      the same; the handler counts in keyvalue and publishes: two commits to disk, one of them
+//	                                   before the PUBACK
+//	per_component_pss         6        median, a process each: 3 copies of hello-http used once, then 10 more; a tenth of the growth
+//	cold_small_p99            120      6 fresh boards, 20 copies of hello-http (own digests, compiled before, files in the page cache):
+//	                                   the first request ever to each, on a connection in use, to its first byte
+//	cold_js_p99               24       12 fresh boards, 2 versions of the JS handler: the same
+//	agent_binary              1        size of dunlin-agent as built
+//	update_full_bytes         1        all bytes of the board's fleet connection, both ways, MQTT and TCP payload (no TCP/IP headers), from
+//	                                   the push of the JS handler until it is reported to run
+//	update_patch_bytes        1        the same for the push after that, of the same handler with its one line changed
+//	update_full_time, _patch_ 1        how long these took, signing, transfer and compiling included
+//	install_js_peak_rss       1        the most memory that the board had while it compiled the JS handler
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	b := &bench{out: os.Stdout}
+	flag.StringVar(&b.bin, "bin", os.Getenv("DUNLIN_BIN_DIR"), "folder of the programs (default $DUNLIN_BIN_DIR, else bin)")
+	flag.StringVar(&b.js, "js", "", "folder that has seed.wasm and seed-changed.wasm already (default: build them, which needs node)")
+	flag.StringVar(&b.tmp, "tmp", "", "folder for temporary files (default $TMPDIR, else /tmp)")
+	flag.DurationVar(&b.idle, "idle", 20*time.Second, "how long to watch the idle board")
+	flag.BoolVar(&b.keep, "keep", false, "keep the temporary files, the logs among them")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := b.run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: error:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	out          io.Writer
+	bin, js, tmp string
+	idle         time.Duration
+	keep         bool
+
+	dir   string // of this run
+	fleet *process
+	link  *relay
+	url   string // of the fleet server
+	board *process
+	http  string // the board's
+	bus   string
+}
+
+func (b *bench) run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Minute, errors.New("it took longer than 15 minutes"))
+	defer cancel()
+	if b.dir, err = os.MkdirTemp(b.tmp, "dunlin-bench-"); err != nil {
+		return err
+	}
+	defer func() {
+		b.board.stop()
+		b.link.close()
+		b.fleet.stop()
+		if b.keep {
+			note("the files are in %s", b.dir)
+		} else {
+			err = errors.Join(err, os.RemoveAll(b.dir))
+		}
+	}()
+	note("prepare")
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	begun := time.Now()
+	note("measure; load %s", load())
+	stages := []struct {
+		name string
+		run  func(context.Context) error
+	}{{"engine", b.engine}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}}
+	if b.js != "" {
+		stages = append(stages, []struct {
+			name string
+			run  func(context.Context) error
+		}{{"update", b.update}, {"cold js", b.coldJS}}...)
+	}
+	for _, s := range stages {
+		at := time.Now()
+		if err := s.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		note("%s took %s", s.name, time.Since(at).Round(100*time.Millisecond))
+	}
+	note("measured in %s; load %s", time.Since(begun).Round(time.Second), load())
+	return b.board.complaints()
+}
+
+// prepare builds and copies what is measured.
+func (b *bench) prepare(ctx context.Context) error {
+	if b.bin == "" {
+		b.bin = "bin"
+	}
+	for _, name := range []string{"dunlin", "dunlin-agent", "dunlin-fleet"} {
+		program, err := os.ReadFile(filepath.Join(b.bin, name))
+		if err != nil {
+			return fmt.Errorf("%w; make build builds the programs", err)
+		}
+		if err := os.WriteFile(b.path(name), program, 0o755); err != nil {
+			return err
+		}
+	}
+	agent, err := os.Stat(b.path("dunlin-agent"))
+	if err != nil {
+		return err
+	}
+	b.figure("agent_binary", float64(agent.Size())/1e6, "MB")
+	if _, err := command(ctx, nil, "go", "test", "-c", "-o", b.path("engine.test"), "dunlin.dev/dunlin/agent/internal/engine"); err != nil {
+		return err
+	}
+	if b.js != "" {
+		b.js, err = filepath.Abs(b.js)
+		return err
+	}
+	if _, err := exec.LookPath("node"); err != nil {
+		fmt.Fprintln(os.Stderr, "ABSENT: nodejs (apt-get install nodejs): all figures of the JS handler")
+		return nil
+	}
+	module, err := command(ctx, nil, "go", "list", "-m", "-f", "{{.Dir}}")
+	if err != nil {
+		return err
+	}
+	guests := filepath.Join(strings.TrimSpace(module), "test", "guests")
+	for _, name := range []string{"seed", "seed-changed"} {
+		if _, err := command(ctx, nil, filepath.Join(guests, "build.sh"), "seed-js", b.path(name+".wasm"), filepath.Join(guests, "seed-js", name+".js")); err != nil {
+			return err
+		}
+	}
+	b.js = b.dir
+	return nil
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// figure prints one.
+func (b *bench) figure(name string, value float64, unit string) {
+	format := "%.1f"
+	switch unit {
+	case "MB":
+		format = "%.2f"
+	case "bytes":
+		format = "%.0f"
+	}
+	fmt.Fprintf(b.out, "BENCH %s "+format+" %s\n", name, value, unit)
+}
+
+// quantile is the smallest sample that at least the share q of all are not above: nearest rank.
+func quantile[T int64 | float64 | time.Duration](samples []T, q float64) T {
+	sorted := slices.Sorted(slices.Values(samples))
+	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
+}
+
+// micros is a quantile in us.
+func micros(samples []time.Duration, q float64) float64 {
+	return float64(quantile(samples, q)) / float64(time.Microsecond)
+}
+
+func note(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+
+// load is the machine's, over 1, 5 and 15 minutes.
+func load() string {
+	line, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "not known"
+	}
+	return strings.Join(strings.Fields(string(line))[:3], " ")
+}
