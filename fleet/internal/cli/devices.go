@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,12 +82,21 @@ type row struct {
 }
 
 func printRows(w io.Writer, rows []row) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var b bytes.Buffer
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "DEVICE\tSTATE\tAPPLICATION\tVERSION\tPHASE\tNOTE")
 	for _, r := range rows {
 		fmt.Fprintln(t, strings.Join([]string{r.Device, r.State, dash(r.Application), dash(r.Version), dash(r.Phase), printable(r.Note)}, "\t"))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func dash(s string) string {

@@ -155,11 +155,11 @@ func runKeysInit(ctx context.Context, env *Env, args []string) error {
 		return fmt.Errorf("make keys: %w", err)
 	}
 	_, err = fmt.Fprintf(env.Stdout, `fleet %s has its keys in %s
-  %-20s signs the next root: move it to a safe place, offline
-  %-20s signs releases
-  %-20s public: put it on every board, with the server's join.token
+  %-12s signs the next root: move it to a safe place, offline
+  %-12s signs releases
+  %-12s public: put it on every board, with the server's join.token
 next: dunlin push --to %s --keys %s --all
-`, info.Fleet, dir, filepath.Join(dir, rootKeyFile), filepath.Join(dir, releaseKeyFile), filepath.Join(dir, rootFile), s.to, dir)
+`, info.Fleet, dir, rootKeyFile, releaseKeyFile, rootFile, s.to, dir)
 	return err
 }
 

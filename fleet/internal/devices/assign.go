@@ -124,10 +124,7 @@ func (d *Devices) Assign(release wire.Pointer, s model.Selector) (model.Assigned
 		records = append(records, next.Device)
 		out.Devices = append(out.Devices, model.AssignedState{Name: name, Generation: next.Generation, Online: v.online})
 	}
-	if err := d.cfg.Store.PutDevices(records, rule); err != nil {
-		return model.Assigned{}, fmt.Errorf("assign %s: %w", release.Target, err)
-	}
-	if err := d.cfg.Store.DropRules(drop); err != nil {
+	if err := d.cfg.Store.PutRule(rule, records, drop); err != nil {
 		return model.Assigned{}, fmt.Errorf("assign %s: %w", release.Target, err)
 	}
 	d.rules = rules

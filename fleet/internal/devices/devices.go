@@ -124,7 +124,7 @@ func (d *Devices) Hello(name string, connection uint64, h wire.Hello) error {
 	}
 	// A thousand boards that come back at once would each wait for an fsync: what has nothing new goes with the next flush.
 	if next.dirty = known && !changed; !next.dirty {
-		if err := d.cfg.Store.PutDevices([]store.Device{next.Device}); err != nil {
+		if err := d.cfg.Store.PutDevices(next.Device); err != nil {
 			return fmt.Errorf("register device %s: %w", name, err)
 		}
 	}
@@ -208,7 +208,7 @@ func (d *Devices) catchUp(v *device, seen uint64) error {
 	if err := d.sign(&next); err != nil {
 		return err
 	}
-	if err := d.cfg.Store.PutDevices([]store.Device{next.Device}); err != nil {
+	if err := d.cfg.Store.PutDevices(next.Device); err != nil {
 		return fmt.Errorf("raise generation of %s: %w", v.Name, err)
 	}
 	d.cfg.Log.Warn("device has seen a newer generation than this server: was the database restored?", "device", v.Name, "seen", seen)
@@ -232,7 +232,7 @@ func (d *Devices) Flush() error {
 	if len(list) == 0 {
 		return nil
 	}
-	if err := d.cfg.Store.PutDevices(list); err != nil {
+	if err := d.cfg.Store.PutDevices(list...); err != nil {
 		return fmt.Errorf("write reports: %w", err)
 	}
 	for _, r := range list {

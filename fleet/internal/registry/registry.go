@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dunlin.dev/dunlin/fleet/internal/model"
@@ -42,8 +43,8 @@ type Registry struct {
 	log   *slog.Logger
 	keys  map[string]trust.Key
 
-	mu    sync.Mutex
-	fleet string
+	mu    sync.Mutex // one change at a time
+	fleet atomic.Pointer[string]
 }
 
 // Blobs tells whether a component is here.
@@ -90,18 +91,19 @@ func Open(st *store.Store, blobs Blobs, now func() time.Time, log *slog.Logger) 
 	if err != nil {
 		return nil, fmt.Errorf("read root: %w", err)
 	}
-	r.fleet = info.Fleet
+	r.fleet.Store(&info.Fleet)
 	return r, nil
 }
 
 // Director is the key that signs desired states.
 func (r *Registry) Director() trust.Key { return r.keys["director"] }
 
-// Fleet is the fleet's name, empty before the first root.
+// Fleet is the fleet's name, empty before the first root. It never waits: the broker asks for each message.
 func (r *Registry) Fleet() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.fleet
+	if name := r.fleet.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // Keys are the public halves of the online keys.
@@ -149,8 +151,8 @@ func (r *Registry) SetRoot(root, targets []byte) (fleet string, err error) {
 	if string(oldRoot.Bytes) == string(root) && (targets == nil || string(targets) == string(oldTargets.Bytes)) {
 		return info.Fleet, nil
 	}
-	if oldRoot.Bytes != nil && r.fleet != info.Fleet {
-		return "", fmt.Errorf("check root: it is of fleet %s, this server is of %s: %w", info.Fleet, r.fleet, ErrRefused)
+	if oldRoot.Bytes != nil && r.Fleet() != info.Fleet {
+		return "", fmt.Errorf("check root: it is of fleet %s, this server is of %s: %w", info.Fleet, r.Fleet(), ErrRefused)
 	}
 	if err := trust.CheckRoot(oldRoot.Bytes, root); err != nil {
 		return "", fmt.Errorf("check root: %w: %w", ErrRefused, err)
@@ -170,7 +172,7 @@ func (r *Registry) SetRoot(root, targets []byte) (fleet string, err error) {
 	if err := r.publish(root, targets, p); err != nil {
 		return "", err
 	}
-	r.fleet = info.Fleet
+	r.fleet.Store(&info.Fleet)
 	r.log.Info("root", "fleet", info.Fleet, "version", info.Version)
 	return info.Fleet, nil
 }

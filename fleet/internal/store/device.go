@@ -52,20 +52,32 @@ func (s *Store) Devices() (list []Device, err error) {
 	return list, err
 }
 
-// PutDevices writes devices, in one transaction. With a rule, the rule too.
-func (s *Store) PutDevices(list []Device, rules ...Rule) error {
+// PutDevices writes devices, in one transaction.
+func (s *Store) PutDevices(list ...Device) error {
+	return s.db.Update(func(tx *bbolt.Tx) error { return putDevices(tx, list) })
+}
+
+func putDevices(tx *bbolt.Tx, list []Device) error {
+	for _, d := range list {
+		if err := putJSON(tx.Bucket(bucketDevices), []byte(d.Name), d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutRule writes a rule, the devices that it changed, and deletes the rules that it made pointless, in one transaction.
+func (s *Store) PutRule(r Rule, changed []Device, drop []uint64) error {
 	return s.db.Update(func(tx *bbolt.Tx) error {
-		for _, d := range list {
-			if err := putJSON(tx.Bucket(bucketDevices), []byte(d.Name), d); err != nil {
+		if err := putDevices(tx, changed); err != nil {
+			return err
+		}
+		for _, n := range drop {
+			if err := tx.Bucket(bucketRules).Delete(number(n)); err != nil {
 				return err
 			}
 		}
-		for _, r := range rules {
-			if err := putJSON(tx.Bucket(bucketRules), number(r.Sequence), r); err != nil {
-				return err
-			}
-		}
-		return nil
+		return putJSON(tx.Bucket(bucketRules), number(r.Sequence), r)
 	})
 }
 
@@ -82,18 +94,6 @@ func (s *Store) Rules() (list []Rule, err error) {
 		})
 	})
 	return list, err
-}
-
-// DropRules deletes rules that newer ones made pointless.
-func (s *Store) DropRules(sequences []uint64) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		for _, n := range sequences {
-			if err := tx.Bucket(bucketRules).Delete(number(n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }
 
 // Offer is how an offer's encoding is found again after a restart.
