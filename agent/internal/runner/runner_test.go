@@ -1,138 +1,20 @@
 package runner
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
-
 	"dunlin.dev/dunlin/agent/internal/engine"
-	"dunlin.dev/dunlin/agent/internal/host"
-	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
-	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
-	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 	"dunlin.dev/dunlin/test/guests"
 )
-
-// world is one engine for all tests, with each guest compiled once.
-var world = sync.OnceValues(func() (*machine, error) {
-	e, err := engine.New(engine.Config{})
-	if err != nil {
-		return nil, err
-	}
-	h, err := host.New(e)
-	if err != nil {
-		return nil, err
-	}
-	return &machine{engine: e, host: h, compiled: map[string][]byte{}}, nil
-})
-
-type machine struct {
-	engine   *engine.Engine
-	host     *host.Host
-	mu       sync.Mutex
-	compiled map[string][]byte
-}
-
-// journal collects log lines.
-type journal struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.String()
-}
-
-type fixture struct {
-	*Runner
-	store *store.Store
-	log   *journal
-}
-
-// start a runner of a guest on a store of its own.
-func start(t testing.TB, wasm []byte, l Limits) *fixture {
-	t.Helper()
-	m, err := world()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := store.Open(t.TempDir(), slog.New(slog.DiscardHandler), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{store: s, log: &journal{}}
-	f.Runner = New(Config{
-		Engine: m.engine, Host: m.host, Application: "app", Name: "guest", Limits: l,
-		Load:   func() (*engine.Component, error) { return m.engine.Compile(wasm) },
-		Grants: host.Grants{Stores: []string{"default"}, Publish: []string{"#"}, Variables: map[string]string{}},
-		Begin:  func() Tx { return s.Begin("app") },
-		Log:    slog.New(slog.NewTextHandler(f.log, nil)),
-	})
-	t.Cleanup(func() {
-		if err := errors.Join(f.Close(context.Background()), s.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	return f
-}
-
-func message(payload string) *trigger.Event {
-	return &trigger.Event{Kind: trigger.KindMQTT, Trigger: "app/mqtt/in", At: time.Now(), MQTT: &trigger.Message{Topic: "in", Payload: []byte(payload), QoS: 1}}
-}
-
-func request(method, path string, body io.Reader) (*trigger.Event, *httptest.ResponseRecorder) {
-	w := httptest.NewRecorder()
-	r := httptest.NewRequest(method, path, body)
-	return &trigger.Event{Kind: trigger.KindHTTP, Trigger: "app/http/", At: time.Now(), HTTP: &trigger.HTTP{Request: r, Response: w, Route: "/..."}}, w
-}
-
-// counts asks the counter guest.
-func (f *fixture) counts(t testing.TB) map[string]int {
-	t.Helper()
-	e, w := request("GET", "/", nil)
-	if err := f.Handle(t.Context(), e); err != nil {
-		t.Fatal(err)
-	}
-	var n map[string]int
-	if err := json.Unmarshal(w.Body.Bytes(), &n); err != nil {
-		t.Fatalf("%v in %q", err, w.Body)
-	}
-	return n
-}
-
-func (f *fixture) outbox(t testing.TB) []string {
-	t.Helper()
-	ms, err := f.store.Outbox(0, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for _, m := range ms {
-		out = append(out, m.Topic+"="+string(m.Payload))
-	}
-	return out
-}
 
 func TestAnHTTPEventIsAnswered(t *testing.T) {
 	f := start(t, guests.HelloHTTP, Limits{})
@@ -333,16 +215,6 @@ func TestOneComponentThatHangsDelaysNoOther(t *testing.T) {
 	wg.Wait()
 }
 
-// waitFor something that another goroutine does.
-func waitFor(t testing.TB, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it never happened")
-		}
-	}
-}
-
 func TestClosingDrainsThenCancels(t *testing.T) {
 	f := start(t, guests.Hostile, Limits{Time: time.Minute})
 	result := make(chan error)
@@ -407,26 +279,6 @@ func TestAnEventThatNothingHandlesSaysSo(t *testing.T) {
 	}
 }
 
-// serve a runner over a real listener.
-func serve(t testing.TB, f *fixture) string {
-	t.Helper()
-	s := httptrigger.New(httptrigger.Config{Address: "127.0.0.1:0"}, slog.New(slog.DiscardHandler))
-	if err := s.Set([]httptrigger.Route{{ID: "r", Pattern: "/...", Handle: f.Handle}}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	<-s.Ready()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return "http://" + s.Addr().String()
-}
-
 func TestHostileHandlersOverRealConnections(t *testing.T) {
 	f := start(t, guests.Hostile, Limits{Time: 500 * time.Millisecond, Payload: 1 << 20})
 	url := serve(t, f)
@@ -465,79 +317,4 @@ func TestHostileHandlersOverRealConnections(t *testing.T) {
 	}
 	w.Close()
 	waitFor(t, func() bool { return f.Counters().Active == 0 })
-}
-
-func BenchmarkMessage(b *testing.B) {
-	f := start(b, guests.Counter, Limits{})
-	e := message("x")
-	for b.Loop() {
-		if err := f.Handle(b.Context(), e); err != nil {
-			b.Fatal(err)
-		}
-	}
-	report(b, f)
-}
-
-func BenchmarkRequestWithoutNetwork(b *testing.B) {
-	f := start(b, guests.HelloHTTP, Limits{})
-	for b.Loop() {
-		e, _ := request("GET", "/", nil)
-		if err := f.Handle(b.Context(), e); err != nil {
-			b.Fatal(err)
-		}
-	}
-	report(b, f)
-}
-
-func BenchmarkRequest(b *testing.B) {
-	f := start(b, guests.HelloHTTP, Limits{})
-	url := serve(b, f)
-	for b.Loop() {
-		res, err := http.Get(url)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := io.Copy(io.Discard, res.Body); err != nil {
-			b.Fatal(err)
-		}
-		res.Body.Close()
-	}
-	report(b, f)
-}
-
-// From a publisher's socket to its acknowledgement: broker, instance, commit.
-func BenchmarkMessageThroughBroker(b *testing.B) {
-	f := start(b, guests.Counter, Limits{})
-	br := mqtttrigger.NewBroker(mqtttrigger.BrokerConfig{Address: "127.0.0.1:0"}, slog.New(slog.DiscardHandler))
-	if err := br.Set([]mqtttrigger.Subscription{{ID: "a", Filter: "in", QoS: 1, Handle: f.Handle}}); err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- br.Run(ctx) }()
-	<-br.Ready()
-	c := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + br.Addr().String()))
-	if t := c.Connect(); !t.WaitTimeout(10*time.Second) || t.Error() != nil {
-		b.Fatal(t.Error())
-	}
-	for b.Loop() {
-		if t := c.Publish("in", 1, false, "x"); !t.WaitTimeout(10*time.Second) || t.Error() != nil {
-			b.Fatal(t.Error())
-		}
-	}
-	c.Disconnect(0)
-	cancel()
-	if err := <-done; err != nil {
-		b.Error(err)
-	}
-	if got := int(f.Counters().Handled); f.counts(b)["mqtt"] != got {
-		b.Errorf("%d handled, %d counted", got, f.counts(b)["mqtt"])
-	}
-	report(b, f)
-}
-
-func report(b *testing.B, f *fixture) {
-	c := f.Counters()
-	b.ReportMetric(float64(c.P50.Microseconds()), "p50-us")
-	b.ReportMetric(float64(c.P99.Microseconds()), "p99-us")
 }

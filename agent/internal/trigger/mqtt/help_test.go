@@ -1,0 +1,87 @@
+package mqtt
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"dunlin.dev/dunlin/agent/internal/trigger"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func startBroker(t testing.TB, l Limits, subs ...Subscription) *Broker {
+	t.Helper()
+	b := NewBroker(BrokerConfig{Address: "127.0.0.1:0", Limits: l}, quiet)
+	if err := b.Set(subs); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	select {
+	case <-b.Ready():
+	case err := <-done:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// dial a real client. A client id keeps its session.
+func dial(t testing.TB, addr, id string) paho.Client {
+	t.Helper()
+	o := paho.NewClientOptions().AddBroker("tcp://" + addr).SetClientID(id).SetCleanSession(id == "").SetAutoReconnect(false).SetProtocolVersion(4).SetOrderMatters(true)
+	c := paho.NewClient(o)
+	must(t, c.Connect())
+	t.Cleanup(func() { c.Disconnect(0) })
+	return c
+}
+
+func must(t testing.TB, token paho.Token) {
+	t.Helper()
+	if !token.WaitTimeout(30*time.Second) || token.Error() != nil {
+		t.Fatalf("no answer from the broker: %v", token.Error())
+	}
+}
+
+// record collects payloads in the order in which they are handled.
+type record struct {
+	mu   sync.Mutex
+	seen []string
+}
+
+func (r *record) handle(_ context.Context, e *trigger.Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = append(r.seen, string(e.MQTT.Payload))
+	return nil
+}
+
+func (r *record) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.seen, " ")
+}
+
+func (r *record) has(s string) bool { return slices.Contains(strings.Fields(r.String()), s) }
+
+func waitFor(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it never happened: " + what)
+		}
+	}
+}
