@@ -112,7 +112,7 @@ func (g *guard) accept(ctx context.Context, envelope []byte, now time.Time) (tru
 	}
 	d, err := v.Desired(envelope, g.device)
 	if err != nil {
-		return trust.Desired{}, err
+		return d, err
 	}
 	return d, g.save(v.State())
 }

@@ -173,7 +173,7 @@ func (m *manager) judge(ctx context.Context) {
 	}
 	if err != nil {
 		m.agent.log.Warn("a desired state is refused; what is installed goes on", "cause", err)
-		m.refused = &wire.Refusal{Reason: wire.Clip(err.Error())}
+		m.refused = &wire.Refusal{Generation: d.Generation, Reason: wire.Clip(err.Error())}
 		return
 	}
 	m.refused = nil

@@ -127,7 +127,7 @@ func (e envelope) verify(r *root) error {
 }
 
 // Desired judges a desired envelope for device, after a complete refresh. On success State holds it. An error leaves
-// State as it was.
+// State as it was; where the director did sign for this device, the Desired that comes with it names its generation.
 func (v *Verifier) Desired(b []byte, device string) (Desired, error) {
 	if v.stage != done {
 		return Desired{}, verdict(Order, Director, 0, "the refresh is not complete")
@@ -150,6 +150,7 @@ func (v *Verifier) Desired(b []byte, device string) (Desired, error) {
 	if d.Device != device {
 		return Desired{}, verdict(WrongDevice, Director, generation, "%s, this is %s", d.Device, device)
 	}
+	refused := Desired{Fleet: d.Fleet, Device: d.Device, Generation: d.Generation}
 	if d.Generation <= v.state.Generation {
 		if have, err := parseEnvelope(orEmpty(v.state.Desired)); err == nil && bytes.Equal(have.payload, e.payload) {
 			d.Repeated = true
@@ -157,13 +158,13 @@ func (v *Verifier) Desired(b []byte, device string) (Desired, error) {
 			return d, nil
 		}
 		if d.Generation == v.state.Generation {
-			return Desired{}, verdict(Rollback, Director, generation, "this generation was accepted before, with other content")
+			return refused, verdict(Rollback, Director, generation, "this generation was accepted before, with other content")
 		}
-		return Desired{}, verdict(Rollback, Director, generation, "generation %d was accepted before", v.state.Generation)
+		return refused, verdict(Rollback, Director, generation, "generation %d was accepted before", v.state.Generation)
 	}
 	for _, p := range d.Releases {
 		if err := v.known(p); err != nil {
-			return Desired{}, err
+			return refused, err
 		}
 	}
 	d.size(v.releases)
