@@ -38,7 +38,10 @@ func TestAResponseWithoutEffectsIsStreamedWhenItTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _, w := answering(t, 1<<20)
 		write(t, r, "a")
-		if w.Body.Len() != 0 {
+		r.mu.Lock()
+		early := w.Body.Len()
+		r.mu.Unlock()
+		if early != 0 {
 			t.Error("sent at once: a quick response should go out in one piece")
 		}
 		time.Sleep(streamDelay)
