@@ -201,8 +201,8 @@ func TestUnanswerableRequestsGetTheirErrorCode(t *testing.T) {
 			b.t = t
 			b.ask(c.get)
 			f := receive(t, b.frames)
-			e, ok := f.Err().(*wire.Error)
-			if !ok || e.Code != c.code || f.Request != c.get.Request {
+			var e *wire.Error
+			if !errors.As(f.Err(), &e) || e.Code != c.code || f.Request != c.get.Request {
 				t.Errorf("answer to %d: %v, want code %s", f.Request, f.Err(), c.code)
 			}
 		})
@@ -214,7 +214,9 @@ func TestSlowDeviceStarvesNobody(t *testing.T) {
 	s := start(t, fleet.Config{})
 	found(t, s)
 	content := make([]byte, 8<<20)
-	rand.NewChaCha8([32]byte{1}).Read(content)
+	if _, err := rand.NewChaCha8([32]byte{1}).Read(content); err != nil {
+		t.Fatal(err)
+	}
 	upload(t, s, content)
 	fast := connect(t, s, "fast", nil)
 	o := fast.offer(content)

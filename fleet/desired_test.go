@@ -139,7 +139,9 @@ func TestStaleWillDoesNotPutABoardOffline(t *testing.T) {
 	found(t, s)
 	old := connect(t, s, "board", nil)
 	now := connect(t, s, "board", nil) // takes over: the broker sends the old will
-	receive(t, old.lost)
+	if err := receive(t, old.lost); err == nil {
+		t.Error("the old connection ended politely: no will")
+	}
 	must(t, now.c.Publish(topic("board", wire.ChannelState), 1, true, old.state(false)))
 	if d, err := s.client().Device(t.Context(), "board"); err != nil || !d.Online {
 		t.Fatalf("online %v, %v after an old session's will", d.Online, err)

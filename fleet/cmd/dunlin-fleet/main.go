@@ -52,7 +52,7 @@ func run(args []string) error {
 		name := s.Fleet()
 		if name == "" {
 			name = "-"
-			cfg.Log.Info("no fleet yet: make its keys with dunlin keys init --to http://" + s.HTTP())
+			cfg.Log.Info("no fleet yet: make its keys with dunlin keys init", "to", "http://"+s.HTTP())
 		}
 		cfg.Log.Info("admin token", "file", filepath.Join(cfg.Data, fleet.AdminTokenFile))
 		cfg.Log.Info("join token, for boards", "file", filepath.Join(cfg.Data, fleet.JoinTokenFile))

@@ -128,9 +128,9 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 }
 
 func (h *hook) receive(cl *mqtt.Client, topic string, payload []byte) error {
-	t, err := wire.ParseTopic(topic)
+	t, err := wire.ParseTopic(topic) // which the access rule has let through
 	if err != nil {
-		return nil // the access rule lets no such topic through
+		return err
 	}
 	return h.handler.Receive(Message{Device: t.Device, Connection: h.number(cl), Channel: t.Channel, Payload: payload})
 }

@@ -18,10 +18,11 @@ type listener struct {
 	slots chan struct{}
 	log   *slog.Logger
 	once  sync.Once
+	done  chan struct{}
 }
 
 func newListener(l net.Listener, connections int, log *slog.Logger) *listener {
-	return &listener{l: l, slots: make(chan struct{}, connections), log: log}
+	return &listener{l: l, slots: make(chan struct{}, connections), log: log, done: make(chan struct{})}
 }
 
 func (l *listener) ID() string              { return "fleet" }
@@ -37,7 +38,10 @@ func (l *listener) Serve(establish listeners.EstablishFn) {
 		}
 		if err != nil { // out of file descriptors, most likely
 			l.log.Error("accept mqtt connection", "error", err)
-			time.Sleep(100 * time.Millisecond)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-l.done:
+			}
 			continue
 		}
 		select {
@@ -69,6 +73,7 @@ func (l *listener) serve(establish listeners.EstablishFn, c net.Conn) {
 
 func (l *listener) Close(closeClients listeners.CloseFn) {
 	l.once.Do(func() {
+		close(l.done)
 		l.l.Close()
 		closeClients(l.ID())
 	})

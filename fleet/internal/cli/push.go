@@ -151,7 +151,7 @@ func finish(ctx context.Context, env *Env, c *client.Client, out *progress, p *p
 		w.generations[d.Name] = d.Generation
 	}
 	late := false
-	list := model.Devices{}
+	var list model.Devices
 	var err error
 	if p.wait && !p.noWait {
 		list, late, err = w.wait(ctx, c, out, p.timeout, env.Now)

@@ -164,8 +164,7 @@ func patch(src, base []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer enc.Close()
-	return enc.EncodeAll(src, nil), nil
+	return enc.EncodeAll(src, nil), enc.Close()
 }
 
 func (e *encodings) writeStream(w io.Writer, target wire.Digest, n int64) error {

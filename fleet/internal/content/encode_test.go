@@ -129,7 +129,9 @@ func TestCheapestEncodingIsOffered(t *testing.T) {
 	e, blobs := open(t)
 	v1, v2, other := program(512<<10, 1), edit(program(512<<10, 1)), program(512<<10, 9)
 	noise := make([]byte, 256<<10)
-	rand.NewChaCha8([32]byte{1}).Read(noise)
+	if _, err := rand.NewChaCha8([32]byte{1}).Read(noise); err != nil {
+		t.Fatal(err)
+	}
 	d1, d2, dOther, dNoise := put(t, blobs, v1), put(t, blobs, v2), put(t, blobs, other), put(t, blobs, noise)
 	unknown := wire.Sum([]byte("only the board has it"))
 	for _, c := range []struct {
