@@ -168,9 +168,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	local, up := make(chan struct{}, 1), make(chan struct{}, 1)
 	group.Go(func() error { return fanOut(ctx, a.store.Notify(), local, up) })
-	group.Go(func() error { return deliver(ctx, a.store, local, isLocal, a.publish, a.log) })
+	group.Go(func() error { return newDeliverer(a.store, isLocal, a.publish, a.log).run(ctx, local) })
 	if a.link != nil {
-		group.Go(func() error { return deliver(ctx, a.store, up, isUplink, a.uplink, a.log) })
+		group.Go(func() error { return newDeliverer(a.store, isUplink, a.uplink, a.log).run(ctx, up) })
 		group.Go(func() error { return a.link.Run(ctx) })
 		group.Go(func() error { return a.manager.run(ctx) })
 		group.Go(func() error { return a.reporter(ctx) })
