@@ -81,6 +81,54 @@ func TestManifestResolvesToRelease(t *testing.T) {
 	}
 }
 
+// Handlers are told these ids, and reports name them.
+func TestEveryTriggerHasTheIDThatIsGivenOrOneOfItsOwn(t *testing.T) {
+	m, err := Parse("dunlin.toml", []byte(`dunlin_manifest_version = 1
+application = { name = "ids", version = "1.0.0" }
+component.c = { source = "c.wasm" }
+[[trigger.http]]
+route = "/a"
+component = "c"
+[[trigger.http]]
+id = "page"
+route = "/b"
+component = "c"
+[[trigger.mqtt]]
+topic = "a"
+component = "c"
+[[trigger.mqtt]]
+id = "c.timer"
+topic = "b"
+component = "c"
+[[trigger.timer]]
+every = "1s"
+component = "c"
+[[trigger.timer]]
+id = "nightly"
+every = "1s"
+component = "c"
+[[trigger.timer]]
+every = "1s"
+component = "c"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, h := range m.Triggers.HTTP {
+		ids = append(ids, h.ID)
+	}
+	for _, q := range m.Triggers.MQTT {
+		ids = append(ids, q.ID)
+	}
+	for _, c := range m.Triggers.Timer {
+		ids = append(ids, c.ID)
+	}
+	if got, want := strings.Join(ids, " "), "c.http page c.mqtt c.timer c.timer.2 nightly c.timer.3"; got != want {
+		t.Errorf("ids %s, want %s", got, want)
+	}
+}
+
 // Each case changes one line of the good manifest; the fault must be the only one, and at the place of the change.
 func TestFaultsNameTheirPlaceAndTheWayOut(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
@@ -121,6 +169,8 @@ func TestFaultsNameTheirPlaceAndTheWayOut(t *testing.T) {
 		{"duplicate id", `component = "climate"
 [[trigger.timer]]
 every`, "component = \"climate\"\n[[trigger.timer]]\nid = \"raw\"\nevery", `19:6: two triggers have the id "raw"`},
+		{"duplicate id of another kind", "[[trigger.http]]\nroute", "[[trigger.http]]\nid = \"raw\"\nroute", `15:6: two triggers have the id "raw"`},
+		{"bad id", `id = "raw"`, `id = "Raw data"`, `14:6: trigger id "Raw data": use lower-case letters, digits, - _ and .`},
 		{"manifest version", "dunlin_manifest_version = 1", "dunlin_manifest_version = 2", `1:27: dunlin_manifest_version: this build reads version 1`},
 		{"table for a list", "[[trigger.http]]", "[trigger.http]", `7:10: http in [[trigger.<kind>]] is a table, want a list of tables: write [[trigger.http]]`},
 	} {

@@ -17,7 +17,7 @@ var HelloHTTP []byte
 var HelloCLI []byte
 
 // Counter serves http, mqtt and timer: each message, tick or POST adds one in the keyvalue store "default"; messages and ticks
-// publish the new value as text on "count/mqtt" or "count/timer"; HTTP answers {"http":n,"mqtt":n,"timer":n}. The payload
+// publish the new value as text on "count/mqtt" or "count/timer/<timer>"; HTTP answers {"http":n,"mqtt":n,"timer":n}. The payload
 // "fail" is counted, published, and then fails, so that none of it may be seen.
 //
 //go:embed counter/counter.wasm

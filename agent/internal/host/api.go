@@ -88,6 +88,7 @@ type Message struct {
 
 // Tick for the timer's handlers.
 type Tick struct {
+	Timer             string // the trigger's id, as the application's manifest has it
 	Scheduled, Actual time.Time
 	Missed            uint32
 	ClockTrusted      bool

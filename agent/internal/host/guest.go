@@ -119,6 +119,7 @@ func (g *Guest) HandleTick(h Handlers, t Tick) error {
 	switch {
 	case h.Timer != nil:
 		return outcome(g.call(h.Timer, engine.Record(
+			engine.Field{Name: "timer", Val: engine.String(t.Timer)},
 			engine.Field{Name: "scheduled", Val: engine.U64(unixMilli(t.Scheduled))},
 			engine.Field{Name: "actual", Val: engine.U64(unixMilli(t.Actual))},
 			engine.Field{Name: "missed", Val: engine.U32(t.Missed)},

@@ -104,7 +104,9 @@ func TestMessagesAndTicksReachTheirHandlers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := run(func(g *Guest) error { return g.HandleTick(h, Tick{Scheduled: time.Now(), Actual: time.Now()}) }); err != nil {
+	if err := run(func(g *Guest) error {
+		return g.HandleTick(h, Tick{Timer: "nightly", Scheduled: time.Now(), Actual: time.Now()})
+	}); err != nil {
 		t.Fatal(err)
 	}
 	var guestErr *GuestError
@@ -116,7 +118,7 @@ func TestMessagesAndTicksReachTheirHandlers(t *testing.T) {
 	if err != nil || a.body.String() != "{\"http\":0,\"mqtt\":3,\"timer\":1}\n" {
 		t.Errorf("got %q, %v", a.body.String(), err)
 	}
-	if got := strings.Join(b.sent, ", "); got != "count/mqtt 1 1 false, count/mqtt 2 1 false, count/timer 1 1 false, count/mqtt 3 1 false" {
+	if got := strings.Join(b.sent, ", "); got != "count/mqtt 1 1 false, count/mqtt 2 1 false, count/timer/nightly 1 1 false, count/mqtt 3 1 false" {
 		t.Errorf("published %s", got)
 	}
 

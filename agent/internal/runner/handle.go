@@ -191,7 +191,8 @@ func (x *run) call(ctx context.Context, tx *effects) (err error) {
 	case e.MQTT != nil:
 		err = guest.HandleMessage(handlers, host.Message{Topic: e.MQTT.Topic, Payload: e.MQTT.Payload})
 	case e.Timer != nil:
-		err = guest.HandleTick(handlers, host.Tick{Scheduled: e.Timer.Scheduled, Actual: e.Timer.Actual, Missed: e.Timer.Missed, ClockTrusted: e.Timer.ClockTrusted})
+		timer := strings.TrimPrefix(e.Trigger, x.cfg.Application+"/")
+		err = guest.HandleTick(handlers, host.Tick{Timer: timer, Scheduled: e.Timer.Scheduled, Actual: e.Timer.Actual, Missed: e.Timer.Missed, ClockTrusted: e.Timer.ClockTrusted})
 	default:
 		err = fmt.Errorf("component %s exports nothing that handles %s events", x.cfg.Name, e.Kind)
 	}

@@ -49,7 +49,7 @@ func TestEffectsOfAHandledEventAreKeptAndOfAFailedOneNone(t *testing.T) {
 	if n := f.counts(t); n["mqtt"] != 2 || n["timer"] != 1 {
 		t.Errorf("counted %v, want 2 messages and 1 tick", n)
 	}
-	if got := strings.Join(f.outbox(t), " "); got != "count/mqtt=1 count/mqtt=2 count/timer=1" {
+	if got := strings.Join(f.outbox(t), " "); got != "count/mqtt=1 count/mqtt=2 count/timer/timer=1" {
 		t.Errorf("outbox %q", got)
 	}
 }

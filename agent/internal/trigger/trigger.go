@@ -21,7 +21,7 @@ const (
 // Event is one thing that happened and that one component handles. Exactly one of HTTP, MQTT and Timer is set.
 type Event struct {
 	Kind    Kind
-	Trigger string    // the trigger's id, unique on the board: "greenhouse/http/climate/..."
+	Trigger string    // the trigger's id, unique on the board: "<application>/<id in its manifest>"
 	At      time.Time // when the board took it in, wall clock with its monotonic reading
 	HTTP    *HTTP
 	MQTT    *Message

@@ -1,7 +1,7 @@
 //! Counts what reaches it, by three triggers, in keyvalue, and publishes each count.
 //!
-//! A message or a tick adds one to its trigger's counter and publishes the new value as text on `count/mqtt` or
-//! `count/timer`. HTTP: POST / counts itself, GET / doesn't; both answer {"http":n,"mqtt":n,"timer":n}. A message with the
+//! A message or a tick adds one to its kind's counter and publishes the new value as text on `count/mqtt` or
+//! `count/timer/<timer>`. HTTP: POST / counts itself, GET / doesn't; both answer {"http":n,"mqtt":n,"timer":n}. A message with the
 //! payload "fail" is counted, published, and then failed: none of it may be seen.
 
 use std::io::{self, Write};
@@ -39,7 +39,7 @@ wasip2::http::proxy::export!(Counter);
 
 impl MessageHandler for Counter {
     fn handle(message: Message) -> Result<(), Error> {
-        count_and_publish("mqtt").map_err(Error::Other)?;
+        count_and_publish("mqtt", "count/mqtt").map_err(Error::Other)?;
         if message.data() == b"fail" {
             return Err(Error::Other("failing, as told".into()));
         }
@@ -48,8 +48,8 @@ impl MessageHandler for Counter {
 }
 
 impl TimerHandler for Counter {
-    fn handle(_: Tick) -> Result<(), String> {
-        count_and_publish("timer")
+    fn handle(tick: Tick) -> Result<(), String> {
+        count_and_publish("timer", &format!("count/timer/{}", tick.timer))
     }
 }
 
@@ -67,10 +67,10 @@ impl HttpHandler for Counter {
     }
 }
 
-fn count_and_publish(trigger: &str) -> Result<(), String> {
+fn count_and_publish(trigger: &str, topic: &str) -> Result<(), String> {
     let n = count(trigger)?;
     let client = Client::connect("default").map_err(|e| format!("connect: {e:?}"))?;
-    producer::send(&client, &format!("count/{trigger}"), Message::new(n.to_string().as_bytes()))
+    producer::send(&client, topic, Message::new(n.to_string().as_bytes()))
         .map_err(|e| format!("publish: {e:?}"))
 }
 
