@@ -104,6 +104,7 @@ func (a *Agent) join(f Fleet) error {
 	}
 	a.link = link.New(link.Config{
 		URL: f.URL, Fleet: f.Name, Device: f.Device, Token: trimmed(token),
+		Silence:   a.cfg.silence,
 		Hello:     a.hello,
 		OnUp:      func() { a.manager.linkUp(); a.report() },
 		OnDesired: a.manager.offer,
@@ -164,6 +165,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{{"http", a.http.Run}, {"mqtt", a.bus.Run}, {"timer", a.timers.Run}} {
+		if s.name == "http" && a.cfg.Listen == off {
+			continue
+		}
 		group.Go(func() error { return a.keep(ctx, s.name, s.run) })
 	}
 	local, up := make(chan struct{}, 1), make(chan struct{}, 1)
@@ -224,7 +228,13 @@ func (a *Agent) publish(ctx context.Context, m store.Message) error {
 }
 
 func (a *Agent) uplink(ctx context.Context, m store.Message) error {
-	return a.link.Data(ctx, wire.Data{ID: m.ID, At: a.now().UnixMilli(), Clock: a.clock(), Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
+	err := a.link.Data(ctx, wire.Data{ID: m.ID, At: a.now().UnixMilli(), Clock: a.clock(), Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
+	if err != nil && !passing(err) {
+		// No later attempt is better, and what waits behind it must not wait for ever.
+		a.log.Error("a message to the fleet can't be sent and is dropped", "application", m.Application, "topic", m.Topic, "cause", err)
+		return nil
+	}
+	return err
 }
 
 // Close frees everything, the database last. Run has returned by then.
@@ -262,7 +272,10 @@ func (a *Agent) Addresses() (http, broker string) {
 // Ready waits until the agent's own listeners listen. A port that is taken does not end the wait with an error at once: the
 // source may yet get it.
 func (a *Agent) Ready(ctx context.Context) error {
-	waits := []<-chan struct{}{a.http.Ready()}
+	var waits []<-chan struct{}
+	if a.cfg.Listen != off {
+		waits = append(waits, a.http.Ready())
+	}
 	if b, own := a.bus.(*mqtttrigger.Broker); own {
 		waits = append(waits, b.Ready())
 	}

@@ -56,11 +56,6 @@ const (
 	manifestArea = "manifest/"
 )
 
-// putManifest stores a verified release's manifest.
-func (a *Agent) putManifest(rel trust.Release) error {
-	return a.store.Put(map[string][]byte{manifestArea + wire.Digest(rel.Digest()).String(): rel.Manifest()})
-}
-
 // deploy makes a release ready: loads its components, checks their imports against their grants and their exports against
 // its triggers, and instantiates each once. Nothing serves yet, and on an error nothing is left.
 func (a *Agent) deploy(ctx context.Context, rel trust.Release, probe bool) (_ *deployment, err error) {
@@ -169,8 +164,15 @@ func checkComponent(h *host.Host, comp *engine.Component, name string, m wire.Re
 	return errors.Join(errs...)
 }
 
-// checkRoutes refuses a route that another application serves already.
+// checkRoutes refuses a route that matches the same paths as one that another application serves already.
 func (a *Agent) checkRoutes(m wire.Release) error {
+	matches := func(route string) string {
+		same, err := wire.CheckRoute(route)
+		if err != nil {
+			return route // no release was parsed with it
+		}
+		return same
+	}
 	var errs []error
 	for _, d := range a.apps.list() {
 		if d.manifest.Application == m.Application {
@@ -178,8 +180,8 @@ func (a *Agent) checkRoutes(m wire.Release) error {
 		}
 		for _, theirs := range d.manifest.Triggers.HTTP {
 			for _, ours := range m.Triggers.HTTP {
-				if ours.Route == theirs.Route {
-					errs = append(errs, fmt.Errorf("route %q is served by application %q already", ours.Route, d.manifest.Application))
+				if matches(ours.Route) == matches(theirs.Route) {
+					errs = append(errs, fmt.Errorf("route %q is served by application %q already (trigger %s)", ours.Route, d.manifest.Application, theirs.ID))
 				}
 			}
 		}

@@ -6,12 +6,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Config of an agent, as agent.toml has it.
@@ -24,6 +30,8 @@ type Config struct {
 
 	Version string    `toml:"-"` // of the program
 	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
+
+	silence time.Duration // link.Config's Silence; tests have less patience
 }
 
 // Bus is the board's own MQTT: a broker inside the agent, or one that is there already.
@@ -81,6 +89,9 @@ func (c *Config) complete() error {
 	if c.Listen == "" {
 		c.Listen = ":8080"
 	}
+	if err := errors.Join(checkListen("listen", c.Listen), checkListen("bus.listen", c.Bus.Listen), checkLabels(c.Labels)); err != nil {
+		return err
+	}
 	if c.Bus.URL != "" && c.Bus.Listen != "" && c.Bus.Listen != "off" {
 		return fmt.Errorf("check config: bus.listen and bus.url exclude each other: the board's bus is one broker")
 	}
@@ -108,12 +119,44 @@ func (c *Config) complete() error {
 			return fmt.Errorf("check config: fleet.%s is not set", field[0])
 		}
 	}
+	if err := errors.Join(wire.CheckName("fleet", f.Name), wire.CheckName("device", f.Device)); err != nil {
+		return fmt.Errorf("check config: %w", err)
+	}
 	return checkBroker("fleet.url", f.URL)
+}
+
+func checkListen(key, address string) error {
+	if address == "" || address == off {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("check config: %s is %q, want host:port, :port or %q", key, address, off)
+	}
+	return nil
+}
+
+// checkLabels holds labels to what a hello may carry.
+func checkLabels(labels map[string]string) error {
+	if len(labels) > wire.MaxLabels {
+		return fmt.Errorf("check config: %d labels, limit is %d", len(labels), wire.MaxLabels)
+	}
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if err := wire.CheckName("label", key); err != nil {
+			return fmt.Errorf("check config: %w", err)
+		}
+		if value := labels[key]; len(value) > wire.MaxLabelBytes || !utf8.ValidString(value) {
+			return fmt.Errorf("check config: label %s is %.80q, want at most %d bytes of UTF-8", key, value, wire.MaxLabelBytes)
+		}
+	}
+	return nil
 }
 
 func checkBroker(key, raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || (u.Scheme != "mqtt" && u.Scheme != "mqtts") {
+		if err == nil {
+			raw = u.Redacted()
+		}
 		return fmt.Errorf("check config: %s is %q, want mqtt://host[:port] or mqtts://host[:port]", key, raw)
 	}
 	return nil

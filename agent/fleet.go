@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 
@@ -52,9 +53,12 @@ func openGuard(a *Agent, f Fleet) (*guard, error) {
 	return g, nil
 }
 
-// save commits the state in one transaction.
-func (g *guard) save(s trust.State) error {
-	old, changes := g.state.Records(), map[string][]byte{}
+// save commits the state in one transaction, together with other records.
+func (g *guard) save(s trust.State, with map[string][]byte) error {
+	old, changes := g.state.Records(), maps.Clone(with)
+	if changes == nil {
+		changes = map[string][]byte{}
+	}
 	next := s.Records()
 	for key, value := range next {
 		if string(old[key]) != string(value) {
@@ -83,8 +87,10 @@ func (g *guard) refresh(ctx context.Context, now time.Time) (*trust.Verifier, er
 		return nil, err
 	}
 	err = g.pull(ctx, v)
-	g.frozen = errors.Is(err, trust.Expired)
-	return v, errors.Join(err, g.save(v.State()))
+	if !passing(err) { // a link that broke off says nothing about the metadata
+		g.frozen = errors.Is(err, trust.Expired)
+	}
+	return v, errors.Join(err, g.save(v.State(), nil))
 }
 
 func (g *guard) pull(ctx context.Context, v *trust.Verifier) error {
@@ -114,7 +120,7 @@ func (g *guard) accept(ctx context.Context, envelope []byte, now time.Time) (tru
 	if err != nil {
 		return d, err
 	}
-	return d, g.save(v.State())
+	return d, g.save(v.State(), nil)
 }
 
 // admit fetches a release's manifest, verifies it with fresh metadata and stores it.
@@ -131,10 +137,8 @@ func (g *guard) admit(ctx context.Context, p trust.Pointer, now time.Time) (trus
 	if err != nil {
 		return trust.Release{}, err
 	}
-	if err := g.agent.putManifest(rel); err != nil {
-		return trust.Release{}, err
-	}
-	return rel, g.save(v.State())
+	// Together: a manifest without the state that vouches for it could not be opened again.
+	return rel, g.save(v.State(), map[string][]byte{manifestArea + wire.Digest(rel.Digest()).String(): rel.Manifest()})
 }
 
 // passing reports whether trying the same again later may succeed, with nothing changed on either side.

@@ -69,8 +69,13 @@ func (m *manager) interrupted() error {
 	for key, release := range attempts {
 		app := key[len(attemptArea):]
 		m.agent.log.Error("the agent ended while it started a release; it rests", "application", app, "release", string(release))
+		const cause = "the agent ended while it started this release"
 		m.failed[string(release)] = reconcile.Failure{Generation: m.desired.Generation, Attempts: 3,
-			Retry: time.Now().Add(reconcile.Backoff(3, mathrand.Float64())), Err: "the agent ended while it started this release"}
+			Retry: time.Now().Add(reconcile.Backoff(3, mathrand.Float64())), Err: cause}
+		if p := m.report(reconcile.Step{Application: app}, wire.PhaseFailed); p.Release.String() == string(release) {
+			p.Error = cause
+			m.progress[app] = p
+		}
 		if err := m.agent.store.Put(map[string][]byte{key: nil}); err != nil {
 			return err
 		}
@@ -119,7 +124,8 @@ func (m *manager) run(ctx context.Context) error {
 		at := m.nextAlarm(o, want)
 		if step, ok := reconcile.Next(o, want, time.Now()); ok && ctx.Err() == nil {
 			err := m.take(ctx, step)
-			if err == nil || step.Release != "" {
+			housekeeping := step.Kind == reconcile.Retire || step.Kind == reconcile.Sweep
+			if err == nil || !housekeeping {
 				m.fail(step, err)
 				continue
 			}
@@ -141,7 +147,7 @@ func (m *manager) run(ctx context.Context) error {
 }
 
 func (m *manager) nextAlarm(o reconcile.Observed, want reconcile.Desired) time.Time {
-	at := reconcile.Wake(o, want)
+	at := reconcile.Wake(o, want, time.Now())
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.envelope != nil && !m.retry.IsZero() && (at.IsZero() || m.retry.Before(at)) {
@@ -163,13 +169,19 @@ func (m *manager) judge(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.agent.report()
-	if passing(err) {
+	newer := string(m.envelope) != string(envelope) // arrived meanwhile, and is judged next
+	// Metadata that has expired is renewed by the fleet, or was only seen so by a clock that is wrong yet.
+	again := passing(err) || errors.Is(err, trust.Expired)
+	switch {
+	case newer:
+	case again:
 		m.attempts++
 		m.retry = time.Now().Add(reconcile.Backoff(m.attempts, mathrand.Float64()))
-		return
-	}
-	if string(m.envelope) == string(envelope) {
+	default:
 		m.envelope = nil
+	}
+	if passing(err) {
+		return
 	}
 	if err != nil {
 		m.agent.log.Warn("a desired state is refused; what is installed goes on", "cause", err)
@@ -177,11 +189,11 @@ func (m *manager) judge(ctx context.Context) {
 		return
 	}
 	m.refused = nil
-	if !d.Repeated {
-		m.agent.log.Info("a desired state is accepted", "generation", d.Generation, "releases", len(d.Releases))
-	}
 	m.desired = d
-	m.progress = map[string]wire.AppReport{}
+	if !d.Repeated { // what was said about this generation's failures stays said
+		m.agent.log.Info("a desired state is accepted", "generation", d.Generation, "releases", len(d.Releases))
+		m.progress = map[string]wire.AppReport{}
+	}
 }
 
 func (m *manager) want() reconcile.Desired {
@@ -368,27 +380,4 @@ func (m *manager) fail(s reconcile.Step, err error) {
 	p := m.report(s, phase)
 	p.Error = wire.Clip(err.Error())
 	m.progress[s.Application] = p
-}
-
-func (m *manager) phase(s reconcile.Step, phase wire.Phase, p *wire.Progress) {
-	m.mu.Lock()
-	r := m.report(s, phase)
-	r.Progress = p
-	m.progress[s.Application] = r
-	m.mu.Unlock()
-	m.agent.report()
-}
-
-func (m *manager) report(s reconcile.Step, phase wire.Phase) wire.AppReport {
-	p := m.pointer(s.Application)
-	return wire.AppReport{Application: s.Application, Version: p.Version, Release: wire.Digest(p.Digest), Phase: phase}
-}
-
-func (m *manager) pointer(app string) trust.Pointer {
-	for _, p := range m.desired.Releases {
-		if p.Application == app {
-			return p
-		}
-	}
-	return trust.Pointer{Application: app}
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dunlin.dev/dunlin/agent/internal/link"
+	"dunlin.dev/dunlin/agent/internal/reconcile"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	"dunlin.dev/dunlin/fleet/trust"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -44,7 +46,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 		if !up {
 			continue
 		}
-		if err := a.link.Report(ctx, a.reported(session, sequence)); err != nil && !errors.Is(err, link.ErrDown) && ctx.Err() == nil {
+		if err := a.link.Report(ctx, fit(a.reported(session, sequence))); err != nil && !errors.Is(err, link.ErrDown) && ctx.Err() == nil {
 			a.log.Warn("a report could not be sent", "cause", err)
 		}
 		select {
@@ -77,6 +79,29 @@ func (a *Agent) reported(session string, sequence uint64) wire.Reported {
 	return r
 }
 
+// fit cuts a report down to what one message holds: first the triggers that serve go, then as many others as it takes, and at
+// last the ends of the errors. What runs and what was refused always stays.
+func fit(r wire.Reported) wire.Reported {
+	fits := func() bool {
+		b, err := json.Marshal(r) // escapes more than the wire does, so it is never the shorter one
+		return err == nil && len(b) <= wire.MaxMessageBytes
+	}
+	if fits() {
+		return r
+	}
+	r.Triggers = slices.DeleteFunc(slices.Clone(r.Triggers), func(t wire.TriggerReport) bool { return t.Status == wire.TriggerServing })
+	for !fits() && len(r.Triggers) > 0 {
+		r.Triggers = r.Triggers[:len(r.Triggers)/2]
+	}
+	r.Apps = slices.Clone(r.Apps)
+	for limit := wire.MaxErrorBytes / 2; !fits() && limit > 0; limit /= 2 {
+		for i, app := range r.Apps {
+			r.Apps[i].Error = wire.Clip(app.Error[:min(len(app.Error), limit)])
+		}
+	}
+	return r
+}
+
 // describe adds what the manager knows: what is under way stands over what runs.
 func (m *manager) describe(r *wire.Reported, apps map[string]wire.AppReport) {
 	m.mu.Lock()
@@ -86,6 +111,30 @@ func (m *manager) describe(r *wire.Reported, apps map[string]wire.AppReport) {
 	r.Frozen = m.frozen
 	r.Trust = m.versions
 	maps.Copy(apps, m.progress)
+}
+
+// phase says how far a step has come.
+func (m *manager) phase(s reconcile.Step, phase wire.Phase, p *wire.Progress) {
+	m.mu.Lock()
+	r := m.report(s, phase)
+	r.Progress = p
+	m.progress[s.Application] = r
+	m.mu.Unlock()
+	m.agent.report()
+}
+
+func (m *manager) report(s reconcile.Step, phase wire.Phase) wire.AppReport {
+	p := m.pointer(s.Application)
+	return wire.AppReport{Application: s.Application, Version: p.Version, Release: wire.Digest(p.Digest), Phase: phase}
+}
+
+func (m *manager) pointer(app string) trust.Pointer {
+	for _, p := range m.desired.Releases {
+		if p.Application == app {
+			return p
+		}
+	}
+	return trust.Pointer{Application: app}
 }
 
 // triggers reports each trigger of each application in the health of its source.

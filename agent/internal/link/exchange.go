@@ -9,9 +9,6 @@ import (
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
-// silence is how long an answer may make no progress before the request is given up. The fleet takes up to 20 s to make an encoding.
-const silence = 30 * time.Second
-
 // exchange is one request that waits for its frames.
 type exchange struct {
 	frames chan wire.Frame // holds a whole window, so that receive never blocks
@@ -68,7 +65,7 @@ func (l *Link) ask(ctx context.Context, get wire.Get, frames int, each func(wire
 	if err := l.publish(ctx, wire.ChannelGet, b); err != nil {
 		return err
 	}
-	idle := time.NewTimer(silence)
+	idle := time.NewTimer(l.cfg.Silence)
 	defer idle.Stop()
 	for {
 		select {
@@ -80,18 +77,18 @@ func (l *Link) ask(ctx context.Context, get wire.Get, frames int, each func(wire
 			if done || err != nil {
 				return err
 			}
-			idle.Reset(silence)
+			idle.Reset(l.cfg.Silence)
 		case err := <-x.failed:
 			return err
 		case <-idle.C:
-			return fmt.Errorf("wait for the fleet's answer: %w", errSilent)
+			return fmt.Errorf("wait for the fleet's answer: %w for %s", errSilent, l.cfg.Silence)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-var errSilent = errors.New("nothing came for " + silence.String())
+var errSilent = errors.New("nothing came")
 
 // join asks for something that comes in parts, at most limit bytes.
 func (l *Link) join(ctx context.Context, get wire.Get, kind wire.FrameKind, limit int64) ([]byte, error) {

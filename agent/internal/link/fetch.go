@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -38,6 +39,9 @@ func (l *Link) Fetch(ctx context.Context, to Content, target wire.Digest, size i
 }
 
 func (l *Link) fetch(ctx context.Context, to Content, target wire.Digest, size int64, have []wire.Digest, progress func(done, total int64)) error {
+	if size > store.MaxBlob {
+		return fmt.Errorf("it has %d bytes, and a board stores at most %d of one component", size, store.MaxBlob)
+	}
 	for renewed := false; ; renewed = true {
 		offer, blocks, err := l.begin(ctx, to, target, size, have)
 		if err != nil {
@@ -71,7 +75,7 @@ func (l *Link) begin(ctx context.Context, to Content, target wire.Digest, size i
 	}
 	if ok {
 		offer, err := wire.UnmarshalOffer(stored.Meta)
-		if err == nil && offer.Target == target && offer.Size == size {
+		if err == nil && checkOffer(offer, target, size, have) == nil {
 			blocks := wire.NewBlocks(uint32(len(offer.Blocks)))
 			for _, i := range stored.Have {
 				blocks.Add(uint32(i))
@@ -88,11 +92,25 @@ func (l *Link) begin(ctx context.Context, to Content, target wire.Digest, size i
 	if err != nil {
 		return wire.Offer{}, nil, err
 	}
-	if offer.Target != target || offer.Size != size {
-		return wire.Offer{}, nil, fmt.Errorf("check offer: it is for %s of %d bytes, asked for %s of %d", offer.Target.Short(), offer.Size, target.Short(), size)
+	if err := checkOffer(offer, target, size, have); err != nil {
+		return wire.Offer{}, nil, fmt.Errorf("check offer: %w", err)
 	}
 	l.log.Info("a transfer begins", "target", target.Short(), "encoding", offer.Kind.String(), "bytes", offer.Encoded, "of", size)
 	return offer, wire.NewBlocks(uint32(len(offer.Blocks))), to.BeginTransfer(target.String(), b)
+}
+
+// checkOffer refuses what could only cost a transfer: the wrong content, an encoding that is larger than the content itself, or
+// a patch against something that isn't here.
+func checkOffer(o wire.Offer, target wire.Digest, size int64, have []wire.Digest) error {
+	switch {
+	case o.Target != target || o.Size != size:
+		return fmt.Errorf("it is for %s of %d bytes, asked for %s of %d", o.Target.Short(), o.Size, target.Short(), size)
+	case o.Encoded > size:
+		return fmt.Errorf("%d bytes to send %d", o.Encoded, size)
+	case o.Kind == wire.EncodingZstdPatch && !slices.Contains(have, o.Base):
+		return fmt.Errorf("it is a patch of %s, which is not on the board", o.Base.Short())
+	}
+	return nil
 }
 
 // pull fetches the missing blocks, a window at a time.

@@ -3,6 +3,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -25,6 +26,8 @@ type Config struct {
 	Fleet  string
 	Device string
 	Token  string // the fleet's join token
+
+	Silence time.Duration // how long an answer may make no progress before its request is given up; 0 is 30 s: the fleet takes up to 20 s to make an encoding
 
 	Hello     func(session string) wire.Hello // asked for at each connect
 	OnUp      func()                          // connected, subscribed and said hello
@@ -49,6 +52,7 @@ type Link struct {
 
 // New makes a Link; Run connects it.
 func New(cfg Config, log *slog.Logger) *Link {
+	cfg.Silence = cmp.Or(cfg.Silence, 30*time.Second)
 	return &Link{cfg: cfg, log: log, detail: "not connected yet", pending: map[uint32]*exchange{}}
 }
 
@@ -106,7 +110,7 @@ func (l *Link) connected(ctx context.Context) error {
 		SetUsername(l.cfg.Device).SetPassword(l.cfg.Token).
 		SetCleanSession(true). // desired is retained and reports are whole states: nothing is lost with the session
 		SetAutoReconnect(false).
-		SetOrderMatters(false).
+		SetOrderMatters(true). // a newer desired state must not be overtaken by an older one; receive never blocks
 		SetKeepAlive(60*time.Second).SetPingTimeout(20*time.Second).SetWriteTimeout(30*time.Second).SetConnectTimeout(20*time.Second).
 		SetBinaryWill(l.topic(wire.ChannelState), will, 1, true).
 		SetCustomOpenConnectionFn(mqttconn.Opener(wire.MaxMessageBytes + 1<<10)).
@@ -146,7 +150,10 @@ func (l *Link) connected(ctx context.Context) error {
 	case err := <-lost:
 		return fmt.Errorf("connection lost: %w", err)
 	case <-ctx.Done():
-		_ = wait(context.WithoutCancel(ctx), c.Publish(l.topic(wire.ChannelState), 1, true, will))
+		// A clean goodbye, but a broker that is silent must not hold up a stop.
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = wait(bye, c.Publish(l.topic(wire.ChannelState), 1, true, will))
 		return ctx.Err()
 	}
 }
@@ -194,6 +201,7 @@ func (l *Link) Report(ctx context.Context, r wire.Reported) error {
 	return l.publish(ctx, wire.ChannelReported, b)
 }
 
+// publish returns when the broker has acknowledged; what the connection is to blame for is ErrDown.
 func (l *Link) publish(ctx context.Context, ch wire.Channel, payload []byte) error {
 	l.mu.Lock()
 	c := l.client
@@ -201,7 +209,11 @@ func (l *Link) publish(ctx context.Context, ch wire.Channel, payload []byte) err
 	if c == nil {
 		return ErrDown
 	}
-	return wait(ctx, c.Publish(l.topic(ch), 1, false, payload))
+	err := wait(ctx, c.Publish(l.topic(ch), 1, false, payload))
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w: publish %s: %w", ErrDown, ch, err)
 }
 
 // wait for a token, at most 30 s: a broker that accepts and then says nothing must not hold the link for ever.

@@ -86,12 +86,13 @@ func Next(o Observed, d Desired, now time.Time) (Step, bool) {
 	return Step{}, false
 }
 
-// Wake is when a failed release is to be tried again; zero when nothing waits.
-func Wake(o Observed, d Desired) time.Time {
+// Wake is when a failed release is to be tried again; zero when nothing waits. It is after now: a release whose rest is over and
+// that Next still gives no step for waits for something else, the link.
+func Wake(o Observed, d Desired, now time.Time) time.Time {
 	var at time.Time
 	for app, rel := range d.Apps {
 		f, failed := o.Failed[rel]
-		if failed && o.Running[app] != rel && (at.IsZero() || f.Retry.Before(at)) {
+		if failed && o.Running[app] != rel && f.Retry.After(now) && (at.IsZero() || f.Retry.Before(at)) {
 			at = f.Retry
 		}
 	}

@@ -101,13 +101,28 @@ func TestAFailedReleaseRestsAndHoldsUpNoOther(t *testing.T) {
 	if o.Running["b"] != "r2" || o.Running["a"] != "" {
 		t.Errorf("running %v", o.Running)
 	}
-	if at := Wake(o, d); !at.Equal(now.Add(time.Minute)) {
+	if at := Wake(o, d, now); !at.Equal(now.Add(time.Minute)) {
 		t.Errorf("wakes at %v", at)
 	}
 	d.Generation = 8
 	settle(t, &o, world, d)
 	if o.Running["a"] != "r1" {
 		t.Error("a new generation does not retry at once")
+	}
+}
+
+// A transfer that broke off with the link rests, and then waits for the link: an alarm that is due already would make the board
+// look again without end.
+func TestARestThatIsOverWakesNobodyWhileTheLinkIsDown(t *testing.T) {
+	o := empty()
+	o.Offline = true
+	d := Desired{3, map[string]string{"a": "r1"}}
+	o.Failed["r1"] = Failure{Generation: 3, Retry: now.Add(-time.Second)}
+	if s, ok := Next(o, d, now); ok {
+		t.Fatalf("takes the step %v", s)
+	}
+	if at := Wake(o, d, now); !at.IsZero() {
+		t.Errorf("wakes at %v, it is %v", at, now)
 	}
 }
 
