@@ -48,6 +48,9 @@ func (l *Linker) fill(i *Instance) error {
 	s, c := i.store, i.component
 	for {
 		weight := c.weight.Load()
+		if s.ctx.Err() != nil {
+			return s.interrupted() // it did not wait
+		}
 		if err := s.engine.slots.Acquire(s.ctx, weight); err != nil {
 			return &Trap{Code: TrapInterrupt, Message: "no instance slot came free", Err: s.cause()}
 		}

@@ -191,6 +191,10 @@ func TestWaitingForASlotEndsWithTheContext(t *testing.T) {
 	if !errors.As(err, &trap) || trap.Code != TrapInterrupt || !errors.Is(err, cause) {
 		t.Fatalf("%v", err)
 	}
+	// An event that ended before it got here says so, and blames no slot.
+	if err := event(ctx, e, l, c, x); !errors.As(err, &trap) || trap.Code != TrapInterrupt || !errors.Is(err, cause) || strings.Contains(err.Error(), "slot") {
+		t.Fatalf("%v", err)
+	}
 	holder.Close()
 	if err := event(t.Context(), e, l, c, x); err != nil {
 		t.Fatalf("after the slot came free: %v", err)
