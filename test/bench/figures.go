@@ -131,6 +131,11 @@ func (b *bench) idling(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	made, err := b.board.breakdown()
+	if err != nil {
+		return err
+	}
+	note("idle: %s", made)
 	b.figure("idle_pss", float64(u.pss)/1e6, "MB")
 	b.figure("idle_anonymous", float64(u.anonymous)/1e6, "MB")
 	b.figure("idle_rss_file", float64(u.file)/1e6, "MB")
@@ -287,6 +292,11 @@ func (b *bench) update(ctx context.Context) error {
 		return err
 	}
 	b.figure("install_js_peak_rss", float64(peak)/1e6, "MB")
+	after, err := b.board.watch(ctx, 2*time.Second)
+	if err != nil {
+		return err
+	}
+	b.figure("install_js_after_pss", float64(after.pss)/1e6, "MB")
 	samples, err := requests(b.http, "/js", "Hello World!", jsWarm, jsEvents)
 	if err != nil {
 		return err

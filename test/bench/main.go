@@ -33,6 +33,7 @@
 //	update_patch_bytes        1        the same for the push after that, of the same handler with its one line changed
 //	update_full_time, _patch_ 1        how long these took, signing, transfer and compiling included
 //	install_js_peak_rss       1        the most memory that the board had while it compiled the JS handler
+//	install_js_after_pss      2 s      what it still has after that
 package main
 
 import (

@@ -2,9 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -56,6 +61,52 @@ func fields(path string, names ...string) ([]int64, error) {
 		return nil, fmt.Errorf("read %s: it has not all of %v", path, names)
 	}
 	return values, nil
+}
+
+var mappingHead = regexp.MustCompile(`^[0-9a-f]+-[0-9a-f]+ ([rwxps-]{4}) \S+ \S+ \S+ *(.*)$`)
+
+// breakdown says what a process's PSS is made of, the largest first, from proc_pid_smaps(5).
+func (p *process) breakdown() (string, error) {
+	smaps, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", p.cmd.Process.Pid))
+	if err != nil {
+		return "", err
+	}
+	sums, what := map[string]int64{}, ""
+	for line := range strings.Lines(string(smaps)) {
+		if m := mappingHead.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
+			what = mapping(m[1], m[2])
+			continue
+		}
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "Pss: %d kB", &kb); n == 1 {
+			sums[what] += kb << 10
+		}
+	}
+	names := slices.SortedFunc(maps.Keys(sums), func(a, b string) int { return cmp.Compare(sums[b], sums[a]) })
+	var parts []string
+	for _, name := range names {
+		parts = append(parts, fmt.Sprintf("%s %.2f", name, float64(sums[name])/1e6))
+	}
+	return strings.Join(parts, ", ") + " MB", nil
+}
+
+// mapping names one by its permissions and its file.
+func mapping(perm, file string) string {
+	switch base := filepath.Base(file); {
+	case file == "" || file[0] == '[':
+		return "heaps, pool and stacks"
+	case base == "dunlin-agent" && perm[2] == 'x':
+		return "program code"
+	case base == "dunlin-agent":
+		return "program data"
+	case base == "store.db":
+		return "store"
+	case strings.HasPrefix(base, "sha256-"):
+		return "compiled handlers"
+	case strings.HasPrefix(file, "/memfd:"):
+		return "handlers' first memory"
+	}
+	return "libraries"
 }
 
 // watch samples a process's memory once a second and gives the medians.

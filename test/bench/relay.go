@@ -79,8 +79,8 @@ type counter struct {
 	n *atomic.Int64
 }
 
+// Write counts first: who has got the bytes must see them counted.
 func (c counter) Write(p []byte) (int, error) {
-	n, err := c.Writer.Write(p)
-	c.n.Add(int64(n))
-	return n, err
+	c.n.Add(int64(len(p)))
+	return c.Writer.Write(p)
 }
