@@ -9,13 +9,17 @@ import (
 // UplinkPrefix marks a publish grant or a published topic that goes to the fleet instead of the local bus.
 const UplinkPrefix = "uplink:"
 
-// CheckTopic checks a topic that one publishes to (MQTT 3.1.1, section 4.7): no wildcards, UTF-8, not empty.
+// CheckTopic checks a topic that one publishes to (MQTT 3.1.1, section 4.7): no wildcards, UTF-8, not empty, and none of the
+// broker's own.
 func CheckTopic(s string) error {
 	if err := topicText("topic", s); err != nil {
 		return err
 	}
 	if i := strings.IndexAny(s, "+#"); i >= 0 {
 		return fmt.Errorf("topic %q has the wildcard %q: only subscriptions may", s, s[i])
+	}
+	if s[0] == '$' {
+		return fmt.Errorf("topic %q: those that start with $ belong to the broker", s)
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ type Triggers struct {
 	Timer []TimerTrigger `json:"timer,omitempty"`
 }
 
-// HTTPTrigger sends requests under a route to a component; see ParseRoute.
+// HTTPTrigger sends requests under a route to a component; see CheckRoute.
 type HTTPTrigger struct {
 	ID        string `json:"id"`
 	Route     string `json:"route"`

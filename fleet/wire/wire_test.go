@@ -46,51 +46,6 @@ func TestSubscriptionsCoverExactlyTheOtherSide(t *testing.T) {
 	}
 }
 
-func TestFiltersMatchAsMQTTSays(t *testing.T) {
-	for _, c := range []struct {
-		filter, topic string
-		want          bool
-	}{
-		{"sport/tennis/player1/#", "sport/tennis/player1", true}, {"sport/tennis/player1/#", "sport/tennis/player1/score/x", true},
-		{"sport/#", "sport", true}, {"#", "a/b", true}, {"sport/tennis/+", "sport/tennis/player1", true},
-		{"sport/tennis/+", "sport/tennis/player1/ranking", false}, {"sport/+", "sport", false}, {"sport/+", "sport/", true},
-		{"+/+", "/finance", true}, {"/+", "/finance", true}, {"+", "/finance", false}, {"#", "$SYS/x", false}, {"+/x", "$SYS/x", false},
-		{"$SYS/#", "$SYS/x", true}, {"a/b", "a/b/c", false}, {"a/b/c", "a/b", false}, {"a//b", "a//b", true}, {"a/+/b", "a//b", true}, {"a", "A", false},
-		{"a/#", "ab", false}, {"a/+/#", "a/b", true}, {"a/+/#", "a", false}, {"+", "", true},
-	} {
-		if got := MatchFilter(c.filter, c.topic); got != c.want {
-			t.Errorf("MatchFilter(%q, %q) = %t", c.filter, c.topic, got)
-		}
-	}
-}
-
-// FuzzMatchFilter compares with a matcher that goes level by level, as the standard is worded.
-func FuzzMatchFilter(f *testing.F) {
-	f.Add("a/+/#", "a/b")
-	f.Fuzz(func(t *testing.T, filter, topic string) {
-		if CheckFilter(filter) != nil || CheckTopic(topic) != nil {
-			return
-		}
-		fs, ts := strings.Split(filter, "/"), strings.Split(topic, "/")
-		want := topic[0] != '$' || fs[0] != "+" && fs[0] != "#"
-		for i, l := range fs {
-			if l == "#" {
-				want = want && len(ts) >= i
-				ts = ts[:min(i, len(ts))]
-				fs = fs[:i]
-				break
-			}
-		}
-		want = want && len(fs) == len(ts)
-		for i := range fs {
-			want = want && (fs[i] == "+" || fs[i] == ts[i])
-		}
-		if got := MatchFilter(filter, topic); got != want {
-			t.Fatalf("MatchFilter(%q, %q) = %t", filter, topic, got)
-		}
-	})
-}
-
 func TestInterruptedTransferGoesOnWhereItStopped(t *testing.T) {
 	content := make([]byte, 300_123)
 	r := rand.NewChaCha8([32]byte{1})

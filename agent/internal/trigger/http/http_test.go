@@ -63,7 +63,7 @@ func get(t testing.TB, url string) (status int, body string) {
 }
 
 func TestTheMostSpecificRouteWins(t *testing.T) {
-	patterns := []string{"/", "/...", "/room/:id", "/room/kitchen", "/room/:id/climate", "/room/...", "/room/kitchen/...", "/a b", "/deep/:x/:y/..."}
+	patterns := []string{"/", "/...", "/room/:id", "/room/kitchen", "/room/:id/climate", "/room/...", "/room/kitchen/...", "/kühl", "/deep/:x/:y/..."}
 	routes := make([]Route, len(patterns))
 	for i, p := range patterns {
 		routes[i] = Route{ID: p, Pattern: p}
@@ -86,7 +86,7 @@ func TestTheMostSpecificRouteWins(t *testing.T) {
 		"/room/7/humidity":         "/room/...",
 		"/room/7%2Fclimate":        "/room/:id",
 		"/roomy":                   "/...",
-		"/a%20b":                   "/a b",
+		"/k%C3%BChl":               "/kühl",
 		"/deep/1":                  "/...",
 		"/deep/1/2":                "/deep/:x/:y/...",
 		"/deep/1/2/3":              "/deep/:x/:y/...",
@@ -105,9 +105,9 @@ func TestBadRoutesAreNamed(t *testing.T) {
 		patterns []string
 		want     string
 	}{
-		{[]string{"climate"}, "does not start with /"},
-		{[]string{"/.../x"}, "only possible at the end"},
-		{[]string{"/:"}, "has no name"},
+		{[]string{"climate"}, "0: route \"climate\" does not start with /"},
+		{[]string{"/.../x"}, "has ... before its end"},
+		{[]string{"/:"}, "a parameter without a name"},
 		{[]string{"/a", "/a/"}, "routes 0 and 1 both match"},
 		{[]string{"/:a", "/:b"}, "routes 0 and 1 both match"},
 	} {

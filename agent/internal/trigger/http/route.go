@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Route is one binding. Pattern is an exact path ("/climate"), a prefix ("/climate/..."), and may have single segments
@@ -31,50 +32,37 @@ func newTable(routes []Route) (*table, error) {
 	t := &table{routes: make([]parsed, 0, len(routes))}
 	taken := map[string]string{} // what a pattern matches, to the id of the route
 	for _, r := range routes {
-		p, err := parse(r)
+		matches, err := wire.CheckRoute(r.Pattern)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", r.ID, err)
 		}
-		matches := fmt.Sprintf("%q %t", p.segments, p.prefix)
 		if other, ok := taken[matches]; ok {
 			return nil, fmt.Errorf("routes %s and %s both match %s: give one of them another path", other, r.ID, r.Pattern)
 		}
 		taken[matches] = r.ID
-		t.routes = append(t.routes, p)
+		t.routes = append(t.routes, parse(r, matches))
 	}
 	slices.SortStableFunc(t.routes, func(a, b parsed) int { return strings.Compare(a.rank, b.rank) })
 	return t, nil
 }
 
-func parse(r Route) (parsed, error) {
+// parse what a pattern matches, as wire.CheckRoute gives it.
+func parse(r Route, matches string) parsed {
 	p := parsed{Route: r}
-	if !strings.HasPrefix(r.Pattern, "/") {
-		return p, fmt.Errorf("route %q of %s: does not start with /", r.Pattern, r.ID)
-	}
-	parts := split(r.Pattern)
-	if n := len(parts); n > 0 && parts[n-1] == "..." {
-		p.prefix, parts = true, parts[:n-1]
-	}
-	var rank strings.Builder
-	for _, s := range parts {
-		switch {
-		case s == "...":
-			return p, fmt.Errorf("route %q of %s: ... is only possible at the end", r.Pattern, r.ID)
-		case s == ":":
-			return p, fmt.Errorf("route %q of %s: a parameter has no name", r.Pattern, r.ID)
-		case s[0] == ':':
+	for _, s := range split(matches) {
+		switch s {
+		case "...":
+			p.prefix = true
+			p.rank += "c"
+		case ":":
 			p.segments = append(p.segments, "")
-			rank.WriteByte('b')
+			p.rank += "b"
 		default:
 			p.segments = append(p.segments, s)
-			rank.WriteByte('a')
+			p.rank += "a"
 		}
 	}
-	if p.prefix {
-		rank.WriteByte('c')
-	}
-	p.rank = rank.String()
-	return p, nil
+	return p
 }
 
 // find the most specific route for an escaped path; nil if there is none.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // dispatcher hands messages to the handlers of the subscriptions that match. It has no goroutine while nothing happens.
@@ -63,7 +64,7 @@ func newDispatcher(l Limits, log *slog.Logger) *dispatcher {
 func (d *dispatcher) set(subs []Subscription) (added []Subscription, err error) {
 	byID := map[string]Subscription{}
 	for _, s := range subs {
-		if err := CheckFilter(s.Filter); err != nil {
+		if err := wire.CheckFilter(s.Filter); err != nil {
 			return nil, fmt.Errorf("set subscriptions: %s: %w", s.ID, err)
 		}
 		if s.QoS > 2 {
@@ -133,7 +134,7 @@ func (d *dispatcher) wanted(topic string) (n int, qos byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, b := range d.bindings {
-		if Match(b.Filter, topic) {
+		if wire.MatchFilter(b.Filter, topic) {
 			n++
 			qos = max(qos, b.QoS)
 		}
@@ -148,7 +149,7 @@ func (d *dispatcher) offer(m *trigger.Message, id string, done func()) (full <-c
 	d.mu.Lock()
 	var sure, unsure []*binding
 	for _, b := range d.bindings {
-		if (id != "" && b.ID != id) || !Match(b.Filter, m.Topic) {
+		if (id != "" && b.ID != id) || !wire.MatchFilter(b.Filter, m.Topic) {
 			continue
 		}
 		if min(m.QoS, b.QoS) == 0 {

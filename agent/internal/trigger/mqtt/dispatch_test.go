@@ -143,3 +143,11 @@ func TestQoS0MakesRoomForNewerQoS0Only(t *testing.T) {
 		}
 	})
 }
+
+func TestRetriesWaitLongerAndLonger(t *testing.T) {
+	for n, want := range map[int]time.Duration{0: 100, 1: 100, 2: 400, 3: 1600, 4: 5000, 1000: 5000} {
+		if got := retryDelay(n); got != want*time.Millisecond {
+			t.Errorf("retryDelay(%d) = %s, want %d ms", n, got, want)
+		}
+	}
+}

@@ -12,10 +12,10 @@ package mqtt
 import (
 	"cmp"
 	"fmt"
-	"strings"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Subscription is one binding. An event's QoS is the lower one of the message's and the subscription's, as in MQTT.
@@ -36,7 +36,7 @@ type Message struct {
 
 // check that m can be sent.
 func (m Message) check() error {
-	if err := CheckTopic(m.Topic); err != nil {
+	if err := wire.CheckTopic(m.Topic); err != nil {
 		return err
 	}
 	if m.QoS > 2 {
@@ -80,70 +80,4 @@ func retryDelay(n int) time.Duration {
 		return most
 	}
 	return first << (2 * (max(n, 1) - 1))
-}
-
-// Match reports whether filter takes topic (MQTT 3.1.1 §4.7): + is one level, # the rest and its parent, and a filter that
-// starts with a wildcard takes no topic that starts with $. Both must be valid.
-func Match(filter, topic string) bool {
-	if topic != "" && topic[0] == '$' && filter != "" && (filter[0] == '+' || filter[0] == '#') {
-		return false
-	}
-	for {
-		f, moreFilter, inFilter := strings.Cut(filter, "/")
-		t, moreTopic, inTopic := strings.Cut(topic, "/")
-		switch {
-		case f == "#":
-			return true
-		case f != "+" && f != t:
-			return false
-		case !inTopic:
-			return !inFilter || moreFilter == "#"
-		case !inFilter:
-			return false
-		}
-		filter, topic = moreFilter, moreTopic
-	}
-}
-
-// CheckFilter says what is wrong with a topic filter.
-func CheckFilter(filter string) error {
-	if err := checkText("topic filter", filter); err != nil {
-		return err
-	}
-	levels := strings.Split(filter, "/")
-	for i, l := range levels {
-		switch {
-		case strings.Contains(l, "#") && (l != "#" || i != len(levels)-1):
-			return fmt.Errorf("topic filter %q: # must be alone in the last level", filter)
-		case strings.Contains(l, "+") && l != "+":
-			return fmt.Errorf("topic filter %q: + must be alone in its level", filter)
-		}
-	}
-	return nil
-}
-
-// CheckTopic says what is wrong with a topic that is published to.
-func CheckTopic(topic string) error {
-	if err := checkText("topic", topic); err != nil {
-		return err
-	}
-	if strings.ContainsAny(topic, "+#") {
-		return fmt.Errorf("topic %q: + and # are for subscriptions", topic)
-	}
-	if topic[0] == '$' {
-		return fmt.Errorf("topic %q: those that start with $ belong to the broker", topic)
-	}
-	return nil
-}
-
-func checkText(kind, s string) error {
-	switch {
-	case s == "":
-		return fmt.Errorf("%s is empty", kind)
-	case len(s) > 65535:
-		return fmt.Errorf("%s %.40q... has %d bytes, the limit is 65535", kind, s, len(s))
-	case strings.ToValidUTF8(s, "") != s || strings.Contains(s, "\x00"):
-		return fmt.Errorf("%s %q: not UTF-8 text without NUL", kind, s)
-	}
-	return nil
 }

@@ -1,13 +1,8 @@
 package timer
 
 import (
-	"fmt"
 	"math"
-	"strings"
 	"time"
-	_ "time/tzdata" // boards without zoneinfo know their time zone too
-
-	"github.com/netresearch/go-cron"
 )
 
 const (
@@ -17,7 +12,7 @@ const (
 	bigStep    = 3 * time.Hour    // a clock set by more is corrected, not late: cron daemons have drawn the line here
 )
 
-// schedule gives the next firing strictly after a time; zero: never again.
+// schedule gives the next firing strictly after a time; zero: never again. It is an interval or a wire.Schedule.
 type schedule interface {
 	Next(after time.Time) time.Time
 }
@@ -34,28 +29,6 @@ func (i interval) Next(after time.Time) time.Time {
 		n = -1
 	}
 	return i.anchor.Add((n + 1) * i.d)
-}
-
-var parser = cron.MustNewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.DowOrDom)
-
-func parseCron(line, zone string) (schedule, error) {
-	if strings.ContainsAny(line, "=@") {
-		return nil, fmt.Errorf("cron line %q: write five fields (six with seconds first), and the time zone as timezone", line)
-	}
-	loc, err := time.LoadLocation(zone)
-	if err != nil {
-		return nil, fmt.Errorf("timezone %q: %w", zone, err)
-	}
-	s, err := parser.Parse(line)
-	if err != nil {
-		return nil, fmt.Errorf("cron line %q: %w", line, err)
-	}
-	spec, ok := s.(*cron.SpecSchedule)
-	if !ok {
-		return nil, fmt.Errorf("cron line %q: not a line of fields", line)
-	}
-	spec.Location = loc
-	return spec, nil
 }
 
 // firing is one tick to be handled.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Missed says what becomes of firings that fell while nothing could fire them.
@@ -153,7 +154,7 @@ func (t Timer) schedule() (schedule, error) {
 	case t.Every > 0:
 		return interval{time.Now(), t.Every}, nil
 	}
-	return parseCron(t.Cron, t.Timezone)
+	return wire.ParseCron(t.Cron, cmp.Or(t.Timezone, "UTC"))
 }
 
 // Run fires until ctx ends, then waits for ticks in flight.

@@ -17,7 +17,7 @@ import (
 
 func mustCron(t *testing.T, line, zone string) schedule {
 	t.Helper()
-	s, err := parseCron(line, zone)
+	s, err := Timer{Cron: line, Timezone: zone}.schedule()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,9 +122,10 @@ func TestBadTimersAreNamed(t *testing.T) {
 		{[]Timer{{ID: "a", Every: 1, Cron: "* * * * *"}}, "a: want either"},
 		{[]Timer{{ID: "a", Every: -1}}, "want more than 0"},
 		{[]Timer{{ID: "a", Cron: "61 * * * *"}}, `cron line "61 * * * *"`},
-		{[]Timer{{ID: "a", Cron: "@every 1s"}}, "write five fields"},
-		{[]Timer{{ID: "a", Cron: "CRON_TZ=UTC * * * * *"}}, "as timezone"},
-		{[]Timer{{ID: "a", Cron: "* * * * *", Timezone: "Mars/Base"}}, `timezone "Mars/Base"`},
+		{[]Timer{{ID: "a", Cron: "0 0 30 2 *"}}, "no such date"},
+		{[]Timer{{ID: "a", Cron: "@every 1s"}}, "write the five fields"},
+		{[]Timer{{ID: "a", Cron: "CRON_TZ=UTC * * * * *"}}, "the time zone as timezone"},
+		{[]Timer{{ID: "a", Cron: "* * * * *", Timezone: "Mars/Base"}}, `time zone "Mars/Base"`},
 		{[]Timer{{ID: "a", Every: 1, Handle: ok}, {ID: "a", Every: 1, Handle: ok}}, "two have the id a"},
 	} {
 		if err := New(Config{}, slog.New(slog.DiscardHandler)).Set(c.timers); err == nil || !strings.Contains(err.Error(), c.want) {
