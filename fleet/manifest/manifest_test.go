@@ -134,7 +134,7 @@ func TestFaultsNameTheirPlaceAndTheWayOut(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
 		{"unknown key", `topic = "tele/+/SENSOR"`, "topic = \"tele/+/SENSOR\"\ntpoic = \"x\"", `12:1: unknown key "tpoic" in [[trigger.mqtt]]: did you mean "topic"?`},
 		{"unknown limit", `time = "500ms"`, `tmie = "500ms"`, `34:30: unknown key "tmie" in [component.climate] limits: did you mean "time"?`},
-		{"unknown table", "[application]", "[aplication]\n[application]", `2:2: unknown key "aplication" in the manifest: did you mean "application"?`},
+		{"unknown table", "[application]", "[applications]\n[application]", `2:2: unknown key "applications" in the manifest: did you mean "application"?`},
 		{"unknown trigger", "[[trigger.http]]", "[[trigger.redis]]\nchannel = \"x\"\n[[trigger.http]]", `7:11: unknown key "redis" in [trigger]: possible are http, mqtt, timer`},
 		{"duplicate route", "[[trigger.mqtt]]\ntopic", "[[trigger.http]]\nroute = \"/climate/...\"\ncomponent = \"climate\"\n[[trigger.mqtt]]\ntopic", `11:9: duplicate route "/climate/...": "/climate/..." matches the same`},
 		{"route under other names", "[[trigger.mqtt]]\ntopic", "[[trigger.http]]\nroute = \"/r/:a\"\ncomponent = \"climate\"\n[[trigger.http]]\nroute = \"/r/:b/\"\ncomponent = \"climate\"\n[[trigger.mqtt]]\ntopic", `14:9: duplicate route "/r/:b/": "/r/:a" matches the same`},
@@ -159,7 +159,7 @@ func TestFaultsNameTheirPlaceAndTheWayOut(t *testing.T) {
 		{"no source", `source = "climate.wasm"`, "", `28:12: [component.climate] has no source`},
 		{"version", `"1.4.0"`, `"1.4"`, `4:11: version "1.4" is not a semantic version: want MAJOR.MINOR.PATCH, for example 1.4.0 or 2.0.0-rc.1`},
 		{"floor above version", `"1.2.0"`, `"1.5.0"`, `5:9: floor 1.5.0 is above version 1.4.0: boards would refuse this very release`},
-		{"application name", `"greenhouse"`, `"Green House"`, `3:8: application name "Green House": use lower-case letters, digits, - _ and .`},
+		{"application name", `"greenhouse"`, `"Green House"`, `3:8: application name "Green House": use lower-case letters, digits, dots, - and _`},
 		{"number for a string", `threshold = "28"`, `threshold = 28`, `33:27: threshold in [component.climate] variables is a number, want the string "28"`},
 		{"bad size", `"32MiB"`, `"32M"`, `34:21: memory in [component.climate] limits: size "32M": want a whole number and a unit, as in "64KiB", "32MiB" or "1GiB"`},
 		{"size out of range", `"32MiB"`, `"5GiB"`, `34:21: memory in [component.climate] limits is 5GiB, want 64KiB to 4GiB`},
@@ -170,7 +170,7 @@ func TestFaultsNameTheirPlaceAndTheWayOut(t *testing.T) {
 [[trigger.timer]]
 every`, "component = \"climate\"\n[[trigger.timer]]\nid = \"raw\"\nevery", `19:6: two triggers have the id "raw"`},
 		{"duplicate id of another kind", "[[trigger.http]]\nroute", "[[trigger.http]]\nid = \"raw\"\nroute", `15:6: two triggers have the id "raw"`},
-		{"bad id", `id = "raw"`, `id = "Raw data"`, `14:6: trigger id "Raw data": use lower-case letters, digits, - _ and .`},
+		{"bad id", `id = "raw"`, `id = "Raw data"`, `14:6: trigger id "Raw data": use lower-case letters, digits, dots, - and _`},
 		{"manifest version", "dunlin_manifest_version = 1", "dunlin_manifest_version = 2", `1:27: dunlin_manifest_version: this build reads version 1`},
 		{"table for a list", "[[trigger.http]]", "[trigger.http]", `7:10: http in [[trigger.<kind>]] is a table, want a list of tables: write [[trigger.http]]`},
 	} {

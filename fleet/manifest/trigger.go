@@ -14,7 +14,6 @@ type triggers struct {
 	m    *Manifest
 	ids  map[string]bool
 	used map[string]bool // components
-	sum  int
 }
 
 func (m *Manifest) readTriggers(root *table) {

@@ -18,13 +18,13 @@ const day = 24 * time.Hour
 
 // testFleet is a fleet server and the people with the keys, enough to make honest metadata and dishonest.
 type testFleet struct {
-	t                                                 testing.TB
-	name                                              string
-	rootKey, releaseKey, snapKey, timeKey, direct     Key
-	rootFile                                          []byte // newest
-	roots                                             map[int64][]byte
-	timestamp, snapshot, targets                      []byte
-	timestampVersion, snapshotVersion, lastGeneration int64
+	t                                             testing.TB
+	name                                          string
+	rootKey, releaseKey, snapKey, timeKey, direct Key
+	rootFile                                      []byte // newest
+	roots                                         map[int64][]byte
+	timestamp, snapshot, targets                  []byte
+	timestampVersion, snapshotVersion             int64
 }
 
 func newFleet(t testing.TB, name string) *testFleet {

@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -268,13 +269,8 @@ func CheckTriggerID(s string) error {
 	if len(s) > MaxTriggerID {
 		return fmt.Errorf("trigger id %.100q is longer than %d bytes", s, MaxTriggerID)
 	}
-	if s == "" || s[0] == '-' || s[0] == '.' {
-		return fmt.Errorf("trigger id %q: use lower-case letters, digits, - _ and .", s)
-	}
-	for i := range len(s) {
-		if !nameByte(s[i]) {
-			return fmt.Errorf("trigger id %q: use lower-case letters, digits, - _ and .", s)
-		}
+	if s == "" || s[0] == '-' || s[0] == '.' || strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f || !nameByte(byte(r)) }) {
+		return fmt.Errorf("trigger id %q: use lower-case letters, digits, dots, - and _, and start it with a letter or digit", s)
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func CheckName(kind, s string) error {
 	}
 	for i := range len(s) {
 		if !nameByte(s[i]) {
-			return fmt.Errorf("%s name %q: use lower-case letters, digits, - _ and .", kind, s)
+			return fmt.Errorf("%s name %q: use lower-case letters, digits, dots, - and _", kind, s)
 		}
 	}
 	return nil

@@ -49,7 +49,7 @@ func TestSubscriptionsCoverExactlyTheOtherSide(t *testing.T) {
 func TestInterruptedTransferGoesOnWhereItStopped(t *testing.T) {
 	content := make([]byte, 300_123)
 	r := rand.NewChaCha8([32]byte{1})
-	r.Read(content)
+	_, _ = r.Read(content)
 	o, err := NewOffer(EncodingRaw, Sum(content), int64(len(content)), Digest{}, content, 4096)
 	if err != nil {
 		t.Fatal(err)

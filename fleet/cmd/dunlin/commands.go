@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -23,7 +22,7 @@ func check(ctx context.Context, release wire.Release, components map[string][]by
 	if err != nil {
 		return fmt.Errorf("find a folder for compiled code: %w", err)
 	}
-	return agent.Check(ctx, release, components, filepath.Join(dir, "dunlin", "code"), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	return agent.Check(ctx, release, components, filepath.Join(dir, "dunlin", "code"), slog.New(slog.DiscardHandler))
 }
 
 // up is the local runtime.
