@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -125,8 +126,10 @@ func TestALimitedAddressSpaceStillRuns(t *testing.T) {
 }
 
 func inLimitedAddressSpace(t *testing.T, text string) {
-	var gib uint64
-	fmt.Sscan(text, &gib)
+	gib, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
 	lim := unix.Rlimit{Cur: gib << 30, Max: gib << 30}
 	if err := unix.Setrlimit(unix.RLIMIT_AS, &lim); err != nil {
 		t.Fatal(err)
@@ -280,7 +283,9 @@ func rss(t testing.TB) int64 {
 		t.Fatal(err)
 	}
 	var size, resident int64
-	fmt.Sscan(string(b), &size, &resident)
+	if _, err := fmt.Sscan(string(b), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
 	return resident * int64(os.Getpagesize())
 }
 

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
-	"dunlin.dev/dunlin/agent/internal/engine/enginetest"
 )
 
 var sharedHost = sync.OnceValues(func() (*Host, error) {
@@ -51,12 +50,6 @@ func compile(t testing.TB, wasm []byte) *engine.Component {
 	}
 	t.Cleanup(c.Close)
 	return c
-}
-
-// compileWat compiles a component from text.
-func compileWat(t testing.TB, text string) *engine.Component {
-	t.Helper()
-	return compile(t, enginetest.Wat(t, text))
 }
 
 // start a guest, closed with the test or before.

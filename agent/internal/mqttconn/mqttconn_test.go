@@ -89,7 +89,10 @@ func TestABrokerCannotCostMemoryWithFiveBytes(t *testing.T) {
 		t.Fatal("no connection")
 	}
 	select {
-	case <-lost:
+	case err := <-lost:
+		if tooLarge := (*PacketTooLarge)(nil); !errors.As(err, &tooLarge) || tooLarge.Max != 1<<20 {
+			t.Errorf("got %v, want the packet that is too large", err)
+		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the connection was not ended")
 	}

@@ -259,7 +259,7 @@ func (x *run) guestLog(level slog.Level, about, message string) {
 	if dropped > 0 {
 		attrs = append(attrs, slog.Uint64("dropped", dropped))
 	}
-	x.log.LogAttrs(context.Background(), level, message, attrs...)
+	x.log.LogAttrs(context.Background(), level, message, attrs...) //nolint:sloglint // the guest's line is the message
 }
 
 // size in the unit that a manifest would use.

@@ -35,7 +35,6 @@ var world = sync.OnceValues(func() (*machine, error) {
 type machine struct {
 	engine   *engine.Engine
 	host     *host.Host
-	mu       sync.Mutex
 	compiled map[string][]byte
 }
 
@@ -130,8 +129,12 @@ func (f *fixture) outbox(t testing.TB) []string {
 // waitFor something that another goroutine does.
 func waitFor(t testing.TB, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	often, late := time.NewTicker(time.Millisecond), time.After(30*time.Second)
+	defer often.Stop()
+	for !done() {
+		select {
+		case <-often.C:
+		case <-late:
 			t.Fatal("it never happened")
 		}
 	}

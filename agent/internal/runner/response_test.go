@@ -17,7 +17,7 @@ import (
 func answering(t *testing.T, limit int64) (*response, *effects, *httptest.ResponseRecorder) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	req := httptest.NewRequest("GET", "/", nil)
+	req := httptest.NewRequest(http.MethodGet, "/", nil)
 	r := newResponse(&trigger.HTTP{Request: req, Response: w}, newReplay(req), limit)
 	tx := &effects{}
 	r.begin(tx)
@@ -44,7 +44,7 @@ func TestAResponseWithoutEffectsIsStreamedWhenItTakesLong(t *testing.T) {
 		if early != 0 {
 			t.Error("sent at once: a quick response should go out in one piece")
 		}
-		time.Sleep(streamDelay)
+		time.Sleep(streamDelay) //nolint:forbidigo // synctest's clock
 		synctest.Wait()
 		if w.Code != 201 || w.Body.String() != "a" || w.Header().Get("X-A") != "b" || w.Header().Get("Connection") != "" {
 			t.Errorf("after %s: %d %q %v, want it begun, without the header that is the connection's", streamDelay, w.Code, w.Body, w.Header())
@@ -64,7 +64,7 @@ func TestAResponseWaitsForTheEffectsThatItMayTellAbout(t *testing.T) {
 		r, tx, w := answering(t, 4<<20)
 		tx.writing()
 		write(t, r, strings.Repeat("x", 100<<10))
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
 		synctest.Wait()
 		if w.Body.Len() != 0 {
 			t.Fatalf("%d bytes were sent before the commit", w.Body.Len())
@@ -143,7 +143,7 @@ func TestARunThatConflictedLeavesNothingInTheResponse(t *testing.T) {
 func TestASmallBodyIsReadAgainAndALargeOneOnce(t *testing.T) {
 	for size, again := range map[int]bool{0: true, 1: true, inMemory: true, inMemory + 1: false} {
 		want := strings.Repeat("x", size)
-		b := newReplay(httptest.NewRequest("POST", "/", struct{ io.Reader }{strings.NewReader(want)}))
+		b := newReplay(httptest.NewRequest(http.MethodPost, "/", struct{ io.Reader }{strings.NewReader(want)}))
 		// The first reader stops halfway, as one whose run ends early does.
 		if _, err := io.CopyN(io.Discard, b.reader(1<<20), int64(size/2)); err != nil {
 			t.Fatal(err)

@@ -217,7 +217,7 @@ func openFile(path string, log *slog.Logger) (*Store, error) {
 	}
 	s.db.AllocSize = growBy
 	if err := s.prepare(torn); err != nil {
-		s.db.Close()
+		_ = s.db.Close() // err matters, and is on its way
 		return nil, err
 	}
 	return s, nil

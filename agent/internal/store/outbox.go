@@ -64,7 +64,7 @@ func readMessage(key, row []byte) (Message, error) {
 	return decodeMessage(key, v)
 }
 
-// Notify's channel receives after commits that add messages. It holds one token: look into the outbox until it is empty.
+// Notify gives a channel that receives after commits that add messages. It holds one token: look into the outbox until it is empty.
 func (s *Store) Notify() <-chan struct{} { return s.notify }
 
 // Delivered removes messages. They are gone from Outbox at once, and from the disk with the next commit, or a few seconds

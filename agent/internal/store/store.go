@@ -74,7 +74,7 @@ type Store struct {
 	outboxBytes atomic.Int64 // as of the last commit
 	outboxLimit int64
 	durable     atomic.Uint64 // the newest outbox id that is on the disk
-	damaged     int // rows that didn't match their checksum at Open
+	damaged     int           // rows that didn't match their checksum at Open
 	dropped     atomic.Uint64
 	commits     atomic.Uint64
 	stage       atomic.Uint64 // names the blobs that are being stored

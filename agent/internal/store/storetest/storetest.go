@@ -31,7 +31,11 @@ func OpenIn(t testing.TB, dir string) *store.Store {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close()
+		defer func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
 		if s.Recovered() != "" {
 			t.Errorf("the store was damaged and set aside as %s", s.Recovered())
 		}

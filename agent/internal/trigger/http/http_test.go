@@ -316,7 +316,7 @@ func TestBodiesAndHeadersAreBounded(t *testing.T) {
 			t.Errorf("%s: status %d, want 413", name, res.StatusCode)
 		}
 	}
-	req, err := http.NewRequest("GET", url, nil)
+	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +404,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := newLimited(inner, 1)
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	for range 2 {
 		c, err := net.Dial("tcp", inner.Addr().String())
 		if err != nil {

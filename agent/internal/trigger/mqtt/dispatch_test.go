@@ -34,7 +34,7 @@ func TestEveryMessageThatIsTakenIsEndedOnce(t *testing.T) {
 					t.Errorf("seed %d: two events of %s at once", seed, key)
 				}
 				defer running.Delete(key)
-				time.Sleep(time.Duration(chance(50)) * time.Millisecond)
+				time.Sleep(time.Duration(chance(50)) * time.Millisecond) //nolint:forbidigo // synctest's clock
 				switch chance(10) {
 				case 0:
 					return &trigger.Failure{Reason: trigger.Busy, Err: errors.New("busy")}
@@ -85,12 +85,12 @@ func TestEveryMessageThatIsTakenIsEndedOnce(t *testing.T) {
 						if chance(20) == 0 {
 							set()
 						}
-						time.Sleep(time.Duration(chance(20)) * time.Millisecond)
+						time.Sleep(time.Duration(chance(20)) * time.Millisecond) //nolint:forbidigo // synctest's clock
 					}
 				})
 			}
 			publishers.Wait()
-			time.Sleep(time.Hour)
+			time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
 			synctest.Wait()
 			if taken.Load() != 400 || ended.Load() != 400 {
 				t.Errorf("seed %d: %d taken, %d ended", seed, taken.Load(), ended.Load())

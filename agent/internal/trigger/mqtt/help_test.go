@@ -79,8 +79,12 @@ func (r *record) has(s string) bool { return slices.Contains(strings.Fields(r.St
 
 func waitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
+	often, late := time.NewTicker(2*time.Millisecond), time.After(30*time.Second)
+	defer often.Stop()
+	for !done() {
+		select {
+		case <-often.C:
+		case <-late:
 			t.Fatal("it never happened: " + what)
 		}
 	}

@@ -167,7 +167,7 @@ func run(t *testing.T, cfg Config, timers ...Timer) *bench {
 
 // pass lets time go by, and what it starts settle.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	time.Sleep(d) //nolint:forbidigo // synctest's clock
 	synctest.Wait()
 }
 
@@ -251,7 +251,7 @@ func TestOverlap(t *testing.T) {
 			var missed []string
 			b := run(t, Config{Drain: time.Hour}, Timer{ID: "a", Every: time.Minute, Overlap: policy, Handle: func(_ context.Context, e *trigger.Event) error {
 				missed = append(missed, fmt.Sprint(e.Timer.Missed))
-				time.Sleep(150 * time.Second) // two more are due meanwhile
+				time.Sleep(150 * time.Second) //nolint:forbidigo // synctest's clock; two more are due meanwhile
 				return nil
 			}})
 			pass(8 * time.Minute)
