@@ -25,8 +25,9 @@ func main() {
 	keep := flag.Bool("keep", os.Getenv("KEEP") == "1", "stay up at the end and print the addresses")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *bin, *guest, *keep); err != nil {
+	err := run(ctx, *bin, *guest, *keep)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo: error:", err)
 		os.Exit(1)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -26,18 +27,26 @@ func connectSensors(broker string) (*sensors, error) {
 	s := &sensors{acked: map[string]int{}}
 	o := mqtt.NewClientOptions().AddBroker("tcp://" + broker).SetClientID("demo-sensors").SetAutoReconnect(false).SetOrderMatters(false)
 	s.client = mqtt.NewClient(o)
-	if tok := s.client.Connect(); !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
-		return nil, fmt.Errorf("connect to the board's bus %s: %v", broker, tok.Error())
+	if err := settled(s.client.Connect()); err != nil {
+		return nil, fmt.Errorf("connect to the board's bus %s: %w", broker, err)
 	}
 	tok := s.client.Subscribe("alarms/#", 1, func(_ mqtt.Client, m mqtt.Message) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.alarms = append(s.alarms, m.Topic()+" "+string(m.Payload()))
 	})
-	if !tok.WaitTimeout(10*time.Second) || tok.Error() != nil {
-		return nil, fmt.Errorf("subscribe to the alarms: %v", tok.Error())
+	if err := settled(tok); err != nil {
+		return nil, fmt.Errorf("subscribe to the alarms: %w", err)
 	}
 	return s, nil
+}
+
+// settled waits for the broker's answer.
+func settled(tok mqtt.Token) error {
+	if !tok.WaitTimeout(10 * time.Second) {
+		return errors.New("no answer in 10 s")
+	}
+	return tok.Error()
 }
 
 // run publishes until ctx ends. Every acknowledgement that is missing is an event that may be lost.
@@ -47,14 +56,13 @@ func (s *sensors) run(ctx context.Context, every time.Duration) {
 	for {
 		for _, r := range readings() {
 			begun := time.Now()
-			tok := s.client.Publish("tele/"+r.sensor+"/SENSOR", 1, false, r.payload(begun))
-			ok := tok.WaitTimeout(10*time.Second) && tok.Error() == nil
+			err := settled(s.client.Publish("tele/"+r.sensor+"/SENSOR", 1, false, r.payload(begun)))
 			s.mu.Lock()
-			if ok {
+			if err == nil {
 				s.acked[r.sensor]++
 				s.latency = append(s.latency, time.Since(begun))
 			} else {
-				s.failed = fmt.Errorf("publish a reading of %s: not acknowledged (%v)", r.sensor, tok.Error())
+				s.failed = fmt.Errorf("publish a reading of %s: not acknowledged: %w", r.sensor, err)
 			}
 			s.mu.Unlock()
 		}
