@@ -96,6 +96,15 @@ demo: build ## show the whole of it on this machine in a minute; KEEP=1 leaves i
 guests: ## rebuild the guest components of the tests from their sources
 	@test/guests/build.sh
 
+# One after the other: they share the tools that are fetched for the first.
+JS_HANDLERS := .tools/seed-js/seed.wasm .tools/seed-js/seed-changed.wasm
+.PHONY: seed-js
+seed-js: $(JS_HANDLERS) ## build the JS handlers of the tests, which are too large to commit
+$(JS_HANDLERS): .tools/seed-js/%.wasm: test/guests/seed-js/%.js \
+		$(wildcard test/guests/build.sh test/guests/seed-js/*.* wit/deps/*@0.2.12/*.wit)
+	@test/guests/build.sh seed-js $@ $<
+.tools/seed-js/seed-changed.wasm: | .tools/seed-js/seed.wasm
+
 .PHONY: packages
 packages: toolchain .tools/goreleaser-$(GORELEASER_VERSION) ## make archives and Debian packages in dist/, and check them
 	.tools/goreleaser-$(GORELEASER_VERSION) check

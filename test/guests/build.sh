@@ -75,11 +75,24 @@ cargo_build() {
 	cp "$CARGO_TARGET_DIR/wasm32-unknown-unknown/release/$(echo "$package" | tr - _).wasm" "$out"
 }
 
+node_version=20.19.5
+
 # js: the tools of npm, from a copy of the lock file, so that no node_modules comes to lie in the tree.
 js() {
 	need node nodejs
 	need npm npm
 	dir=$tools/js
+	# Debian 12's Node is too old for these tools; npm has newer ones.
+	if [ "$(node -p 'parseInt(process.versions.node)')" -lt 20 ]; then
+		node=$tools/node-$node_version
+		case $(uname -m) in x86_64) platform=linux-x64 ;; aarch64) platform=linux-arm64 ;; *) die "Node $node_version is missing for $(uname -m)" ;; esac
+		[ -e "$node/complete" ] || {
+			mkdir -p "$node"
+			npm install --prefix "$node" --loglevel=error --no-audit --no-fund "node-$platform@$node_version"
+			touch "$node/complete"
+		}
+		export PATH="$node/node_modules/node-$platform/bin:$PATH"
+	fi
 	if ! cmp -s "$here/seed-js/package-lock.json" "$dir/complete"; then
 		rm -rf "$dir" && mkdir -p "$dir"
 		cp "$here/seed-js/package.json" "$here/seed-js/package-lock.json" "$dir"
@@ -117,7 +130,8 @@ seed_js() {
 	cp "$here/seed-js/handler.wit" "$work"
 	cp "$here/seed-js/build.mjs" "$dir"
 	mkdir -p "$(dirname "$1")"
-	node "$dir/build.mjs" "$2" "$work" "$1"
+	node "$dir/build.mjs" "$2" "$work" "$work/out.wasm"
+	mv "$work/out.wasm" "$1"
 }
 
 case ${1:-} in

@@ -21,6 +21,7 @@ var packages = map[string]string{
 	"aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
 	"mosquitto":             "mosquitto",
 	"node":                  "nodejs",
+	"npm":                   "npm",
 	"qemu-aarch64-static":   "qemu-user-static",
 	"systemd-analyze":       "systemd",
 	"x86_64-linux-gnu-gcc":  "gcc-x86-64-linux-gnu",
@@ -43,13 +44,18 @@ func Tool(t Skipper, tool, untested string) string {
 	if err == nil {
 		return path
 	}
-	line := fmt.Sprintf("%s%s (apt-get install %s): %s", Prefix, tool, pkg, untested)
+	absent(t, fmt.Sprintf("%s (apt-get install %s): %s", tool, pkg, untested))
+	return ""
+}
+
+// absent skips t with a line.
+func absent(t Skipper, what string) {
+	line := Prefix + what
 	// go test prints nothing of a package that passes, so the line also goes where make test looks for it.
 	if err := note(line); err != nil {
 		t.Fatal(fmt.Sprintf("note %q: %v", line, err))
 	}
 	t.Skip(line)
-	return ""
 }
 
 // note appends line to the file that $DUNLIN_ABSENT names, if it names one.

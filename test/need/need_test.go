@@ -42,6 +42,36 @@ func TestAPresentToolIsFound(t *testing.T) {
 	}
 }
 
+func TestAJSHandlerIsTakenFromWhereItIsBuilt(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // no node, no make
+	t.Setenv("DUNLIN_SEED_JS_CHANGED", "/built/changed.wasm")
+	var r recorder
+	if got := SeedJS(&r, "seed-changed", "nothing"); got != "/built/changed.wasm" || r.skipped != nil || r.failed != nil {
+		t.Errorf("SeedJS = %q, skipped %v, failed %v", got, r.skipped, r.failed)
+	}
+}
+
+func TestAJSHandlerThatCannotBeBuiltIsSaidToBeAbsent(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	t.Setenv("DUNLIN_SEED_JS", "")
+	t.Setenv("DUNLIN_ABSENT", "")
+	for _, c := range []struct{ tool, want string }{
+		{"node", "ABSENT: node (apt-get install nodejs): the seed"},
+		{"npm", "ABSENT: npm (apt-get install npm): the seed"},
+		{"make", "ABSENT: JS handler (make seed-js says why): the seed"},
+	} {
+		var r recorder
+		SeedJS(&r, "seed", "the seed")
+		if len(r.skipped) != 1 || r.skipped[0] != c.want {
+			t.Errorf("without %s: skipped with %q, want %q", c.tool, r.skipped, c.want)
+		}
+		if err := os.WriteFile(filepath.Join(dir, c.tool), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // CI installs what this list names, so every tool that a test asks for has to be in .ci/run. CI is an amd64 machine.
 func TestCIInstallsEveryTool(t *testing.T) {
 	run, err := os.ReadFile("../../.ci/run")

@@ -214,6 +214,17 @@ func tamper(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(f.Close())
 }
 
+func seedJS(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: seedjs WHAT")
+	}
+	for _, name := range []string{"seed", "seed-changed"} {
+		wasm, err := os.ReadFile(need.SeedJS(of(ts).t, name, args[0]))
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(name+".wasm"), wasm, 0o666))
+	}
+}
+
 func needs(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: needs TOOL WHAT")

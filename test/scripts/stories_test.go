@@ -22,6 +22,8 @@
 //	relay NAME LISTEN TARGET [BYTES] pass connections on; fall silent when BYTES came back. relay -stop NAME closes it
 //	capture VAR REGEXP               set $VAR from the first group of REGEXP in the last standard output
 //	tamper FILE OFFSET               flip one bit of a file; a negative offset counts from its end
+//	seedjs WHAT                      write seed.wasm and seed-changed.wasm, the components of the JS handlers in test/guests;
+//	                                 where they can't be built, skip the story with one line, as needs does
 //	needs TOOL WHAT                  skip the story, with one line that names the package, where TOOL is not installed
 //
 // Every story has free ports of its own: $HTTP_ADDR and $MQTT_ADDR (an agent's), $FLEET_ADDR and $FLEET_MQTT_ADDR (a fleet
@@ -35,6 +37,8 @@
 //
 //	DUNLIN_BIN_DIR     the folder of the programs; without it they are built first
 //	DUNLIN_AGENT       the command that runs dunlin-agent, in place of the one in the folder
+//	DUNLIN_SEED_JS, DUNLIN_SEED_JS_CHANGED
+//	                   the components of seedjs; without them they are built first, once
 package scripts
 
 import (
@@ -123,6 +127,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"expand":  expand,
 	"capture": capture,
 	"tamper":  tamper,
+	"seedjs":  seedJS,
 	"needs":   needs,
 }
 

@@ -3,15 +3,13 @@ package host
 import (
 	"os"
 	"testing"
+
+	"dunlin.dev/dunlin/test/need"
 )
 
 // seedJS is the JS handler that test/guests/build.sh makes; large, so it is not committed.
 func seedJS(t testing.TB) []byte {
-	path := os.Getenv("DUNLIN_SEED_JS")
-	if path == "" {
-		t.Skip("DUNLIN_SEED_JS does not name the JS handler's component (needs node, for test/guests/build.sh)")
-	}
-	wasm, err := os.ReadFile(path)
+	wasm, err := os.ReadFile(need.SeedJS(t, "seed", "a JS handler on the host"))
 	if err != nil {
 		t.Fatal(err)
 	}
