@@ -7,7 +7,8 @@
 #   build.sh seed-js OUT [SOURCE.js]  the JS handler (12 MB), or another source with the same engine
 #
 # Everything it needs is pinned and kept under $DUNLIN_TOOLS (default: .tools at the top, which git ignores): Debian 12's
-# Rust 1.96 with its library's source, crates by Cargo.lock, the JS tools by package-lock.json. Nothing is installed.
+# Rust 1.96 with its library's source, crates by Cargo.lock, the JS tools by package-lock.json, Node where the machine's is too
+# old for them. Nothing is installed.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
