@@ -13,25 +13,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"dunlin.dev/dunlin/fleet"
+	"dunlin.dev/dunlin/fleet/internal/content/contenttest"
 	"dunlin.dev/dunlin/fleet/wire"
 )
-
-// program gives n bytes that compress about as code does.
-func program(n int, seed uint64) []byte {
-	r := rand.New(rand.NewPCG(seed, 1))
-	words := make([][]byte, 4096)
-	for i := range words {
-		words[i] = make([]byte, 3+r.IntN(9))
-		for j := range words[i] {
-			words[i][j] = byte(r.UintN(256))
-		}
-	}
-	b := make([]byte, 0, n+12)
-	for len(b) < n {
-		b = append(b, words[r.IntN(1+r.IntN(len(words)))]...)
-	}
-	return b[:n]
-}
 
 // offer asks until the encoding is made, as a board does.
 func (b *board) offer(target []byte, have ...wire.Digest) wire.Offer {
@@ -81,7 +65,7 @@ func TestTransferGoesOnOverLostFramesConnectionsAndServers(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, fleet.Config{Data: dir})
 	found(t, s)
-	target := program(12<<20, 1)
+	target := contenttest.Program(12<<20, 1)
 	upload(t, s, target)
 	b := connect(t, s, "board", nil)
 	o := b.offer(target)
@@ -153,7 +137,7 @@ func count(ranges []wire.Range) (n int) {
 func TestOneLineChangeTravelsAsASmallPatch(t *testing.T) {
 	s := start(t, fleet.Config{})
 	found(t, s)
-	v1 := program(12<<20, 1)
+	v1 := contenttest.Program(12<<20, 1)
 	at := len(v1) / 2
 	v2 := append(append(append([]byte{}, v1[:at]...), "Hello, greenhouse! It is warm in here."...), v1[at+5:]...)
 	upload(t, s, v1)
@@ -180,7 +164,7 @@ func TestOneLineChangeTravelsAsASmallPatch(t *testing.T) {
 func TestUnanswerableRequestsGetTheirErrorCode(t *testing.T) {
 	s := start(t, fleet.Config{})
 	found(t, s)
-	content := program(100_000, 2)
+	content := contenttest.Program(100_000, 2)
 	d := upload(t, s, content)
 	b := connect(t, s, "board", nil)
 	o := b.offer(content)

@@ -12,26 +12,11 @@ import (
 	"strings"
 	"testing"
 
-	"dunlin.dev/dunlin/fleet/wire"
 	"github.com/klauspost/compress/zstd"
-)
 
-// program gives n bytes that compress about as code does: words from a vocabulary, by a seed.
-func program(n int, seed uint64) []byte {
-	r := rand.New(rand.NewPCG(seed, 1))
-	words := make([][]byte, 4096)
-	for i := range words {
-		words[i] = make([]byte, 3+r.IntN(9))
-		for j := range words[i] {
-			words[i][j] = byte(r.UintN(256))
-		}
-	}
-	b := make([]byte, 0, n+12)
-	for len(b) < n {
-		b = append(b, words[r.IntN(1+r.IntN(len(words)))]...)
-	}
-	return b[:n]
-}
+	"dunlin.dev/dunlin/fleet/internal/content/contenttest"
+	"dunlin.dev/dunlin/fleet/wire"
+)
 
 // decode as a board does, with the limits that firmware-notes/wire.md gives it.
 func decode(t *testing.T, encoded, base []byte, size int) []byte {
@@ -89,7 +74,7 @@ func read(t *testing.T, path string) []byte {
 
 // A board must be able to decode what we make, whatever the sizes of target and base, within the window that it allows.
 func TestEveryPatchDecodesWithinTheBoardsLimits(t *testing.T) {
-	base := program(768<<10, 1)
+	base := contenttest.Program(768<<10, 1)
 	for _, c := range []struct {
 		name         string
 		target, base []byte
@@ -101,7 +86,7 @@ func TestEveryPatchDecodesWithinTheBoardsLimits(t *testing.T) {
 		{"base much smaller", base, base[:32<<10], len(base)},
 		{"target of one byte", []byte{7}, base, 64},
 		{"base of one byte", base, []byte{7}, len(base)},
-		{"nothing in common", program(256<<10, 2), base, 256 << 10},
+		{"nothing in common", contenttest.Program(256<<10, 2), base, 256 << 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			enc, err := patch(c.target, c.base)
@@ -127,7 +112,7 @@ func edit(b []byte) []byte {
 
 func TestCheapestEncodingIsOffered(t *testing.T) {
 	e, blobs := open(t)
-	v1, v2, other := program(512<<10, 1), edit(program(512<<10, 1)), program(512<<10, 9)
+	v1, v2, other := contenttest.Program(512<<10, 1), edit(contenttest.Program(512<<10, 1)), contenttest.Program(512<<10, 9)
 	noise := make([]byte, 256<<10)
 	if _, err := rand.NewChaCha8([32]byte{1}).Read(noise); err != nil {
 		t.Fatal(err)
@@ -163,7 +148,7 @@ func TestCheapestEncodingIsOffered(t *testing.T) {
 
 func TestEncodingIsMadeOnceForMany(t *testing.T) {
 	e, blobs := open(t)
-	d := put(t, blobs, program(256<<10, 3))
+	d := put(t, blobs, contenttest.Program(256<<10, 3))
 	paths := make(chan string, 16)
 	for range cap(paths) {
 		go func() {
@@ -195,7 +180,7 @@ func TestEncodingIsMadeOnceForMany(t *testing.T) {
 
 func TestLargeTargetIsStreamedInASmallWindow(t *testing.T) {
 	e, blobs := open(t)
-	b := bytes.Repeat(program(64<<10, 4), 140)
+	b := bytes.Repeat(contenttest.Program(64<<10, 4), 140)
 	path, err := e.ensure(t.Context(), wire.EncodingZstd, put(t, blobs, b), wire.Digest{})
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +200,7 @@ func TestLargeTargetIsStreamedInASmallWindow(t *testing.T) {
 
 func TestUploadGoesOnWhereItBroke(t *testing.T) {
 	_, blobs := open(t)
-	b := program(300_000, 5)
+	b := contenttest.Program(300_000, 5)
 	d, total := wire.Sum(b), int64(len(b))
 	broken := io.MultiReader(bytes.NewReader(b[:100_000]), failing{})
 	if done, err := blobs.Append(d, 0, total, broken); err == nil || done {
@@ -241,7 +226,7 @@ func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func TestUploadOfOtherBytesLeavesNothing(t *testing.T) {
 	_, blobs := open(t)
-	b := program(10_000, 6)
+	b := contenttest.Program(10_000, 6)
 	d := wire.Sum(b)
 	for name, bad := range map[string][]byte{"flipped": append([]byte{b[0] ^ 1}, b[1:]...), "longer": append(b[:len(b):len(b)], 0)} {
 		if done, err := blobs.Append(d, 0, int64(len(b)), bytes.NewReader(bad)); done && err == nil || !strings.Contains(fmt.Sprint(err), ErrMismatch.Error()) {
