@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -77,9 +76,10 @@ func (s *Source) Set(routes []Route) error {
 
 // Run serves until ctx ends, then waits for requests in flight. It returns an error when it can't listen, and can be run again.
 func (s *Source) Run(ctx context.Context) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Address)
+	l, err := trigger.Listen(ctx, trigger.KindHTTP, s.cfg.Address,
+		"set listen to another one, or stop the program that has it (ss -ltnp shows it)",
+		"set listen to a port above 1023, or grant CAP_NET_BIND_SERVICE")
 	if err != nil {
-		err = listenError(s.cfg.Address, err)
 		s.setStatus(trigger.Degraded, err.Error())
 		return err
 	}
@@ -122,16 +122,6 @@ func (s *Source) Run(ctx context.Context) error {
 		return errors.Join(srv.Close(), fmt.Errorf("stop http: requests were still in flight after %s", s.cfg.Drain))
 	}
 	return nil
-}
-
-func listenError(addr string, err error) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("listen for http on %s: the address is in use; set listen to another one, or stop the program that has it (ss -ltnp shows it): %w", addr, err)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("listen for http on %s: not permitted; set listen to a port above 1023, or grant CAP_NET_BIND_SERVICE: %w", addr, err)
-	}
-	return fmt.Errorf("listen for http on %s: %w", addr, err)
 }
 
 // Ready is closed once the source listens.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
@@ -105,9 +104,10 @@ func (b *Broker) offerRetained(server *mochi.Server, subs []Subscription) {
 // Run serves until ctx ends, then waits for events in flight. It returns an error when it can't listen, and can be run
 // again then.
 func (b *Broker) Run(ctx context.Context) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", b.cfg.Address)
+	l, err := trigger.Listen(ctx, trigger.KindMQTT, b.cfg.Address,
+		fmt.Sprintf("if a broker has it already, set bus.url to mqtt://%s, else set bus.listen to another address", b.cfg.Address),
+		"set bus.listen to a port above 1023")
 	if err != nil {
-		err = listenError(b.cfg.Address, err)
 		b.setStatus(trigger.Degraded, err.Error())
 		return err
 	}
@@ -161,16 +161,6 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 		return nil, err
 	}
 	return server, nil
-}
-
-func listenError(addr string, err error) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("listen for mqtt on %s: the address is in use; if a broker has it already, set bus.url to mqtt://%s, else set bus.listen to another address: %w", addr, addr, err)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("listen for mqtt on %s: not permitted; set bus.listen to a port above 1023: %w", addr, err)
-	}
-	return fmt.Errorf("listen for mqtt on %s: %w", addr, err)
 }
 
 // Ready is closed once the broker listens.
