@@ -42,6 +42,20 @@ type outgoingBody struct {
 	err       error // why it can't go on
 }
 
+// newOutgoing takes the headers of a message and makes its body. kind is "response" or "request".
+func newOutgoing(g *Guest, headers engine.Val, kind string) (*fields, *outgoingBody, error) {
+	h, err := take[fields](g, headers)
+	if err != nil {
+		return nil, nil, err
+	}
+	h.immutable = true
+	length, err := h.contentLength()
+	if err != nil {
+		return nil, nil, err
+	}
+	return h, &outgoingBody{g: g, kind: kind, length: length}, nil
+}
+
 func (b *outgoingBody) room() (int, error) {
 	switch {
 	case b.err != nil:

@@ -28,16 +28,10 @@ func noOptions() *requestOptions { return &requestOptions{} }
 
 func requestFuncs(funcs map[string]fn) {
 	funcs["[constructor]outgoing-request"] = f(func(g *Guest, a []engine.Val) (engine.Val, error) {
-		h, err := take[fields](g, a[0])
+		h, body, err := newOutgoing(g, a[0], "request")
 		if err != nil {
 			return none, err
 		}
-		h.immutable = true
-		length, err := h.contentLength()
-		if err != nil {
-			return none, err
-		}
-		body := &outgoingBody{g: g, kind: "request", length: length}
 		return own(g, typOutgoingRequest, &outgoingRequest{method: "GET", headers: h, body: body})
 	}, kHandle)
 	method := func(name string, do func(g *Guest, r *outgoingRequest, a []engine.Val) (engine.Val, error), params ...engine.Kind) {

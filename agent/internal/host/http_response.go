@@ -135,16 +135,10 @@ func responseFuncs(funcs map[string]fn) {
 	funcs["[static]response-outparam.set"] = f(outparamSet, kHandle, kResult)
 	funcs["[method]response-outparam.send-informational"] = f(informational, kHandle, kU16, kHandle)
 	funcs["[constructor]outgoing-response"] = f(func(g *Guest, a []engine.Val) (engine.Val, error) {
-		h, err := take[fields](g, a[0])
+		h, body, err := newOutgoing(g, a[0], "response")
 		if err != nil {
 			return none, err
 		}
-		h.immutable = true
-		length, err := h.contentLength()
-		if err != nil {
-			return none, err
-		}
-		body := &outgoingBody{g: g, kind: "response", length: length}
 		return own(g, typOutgoingResponse, &outgoingResponse{status: http.StatusOK, headers: h, body: body})
 	}, kHandle)
 	method := func(name string, do func(g *Guest, r *outgoingResponse, a []engine.Val) (engine.Val, error), params ...engine.Kind) {
