@@ -95,6 +95,9 @@ func (a *Agent) join(f Fleet) error {
 	if err != nil {
 		return fmt.Errorf("read join token: %w", err)
 	}
+	if trimmed(token) == "" {
+		return fmt.Errorf("read join token: %s is empty", f.TokenFile)
+	}
 	g, err := openGuard(a, f)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"dunlin.dev/dunlin/agent/internal/reconcile"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
@@ -31,7 +32,9 @@ type Config struct {
 	Version string    `toml:"-"` // of the program
 	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
 
-	silence time.Duration // link.Config's Silence; tests have less patience
+	// Tests have less patience.
+	silence time.Duration                                    // link.Config's Silence
+	rest    func(failures int, jitter float64) time.Duration // of a release that failed; nil: reconcile.Backoff
 }
 
 // Bus is the board's own MQTT: a broker inside the agent, or one that is there already.
@@ -83,6 +86,9 @@ func positioned(path string, err error) error {
 
 // complete fills defaults in and checks what can be checked without touching anything.
 func (c *Config) complete() error {
+	if c.rest == nil {
+		c.rest = reconcile.Backoff
+	}
 	if c.State == "" {
 		c.State = "/var/lib/dunlin"
 	}

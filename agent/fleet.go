@@ -22,7 +22,8 @@ type guard struct {
 	root   []byte
 	device string
 	state  trust.State
-	frozen bool // the newest metadata has expired: nothing is installed until newer comes
+	stored map[string][]byte // records of state that are in the store
+	frozen bool              // the newest metadata has expired: nothing is installed until newer comes
 }
 
 // openGuard reads the pinned root and the stored state.
@@ -42,30 +43,37 @@ func openGuard(a *Agent, f Fleet) (*guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &guard{agent: a, root: root, device: f.Device}
-	fields := map[string][]byte{}
+	g := &guard{agent: a, root: root, device: f.Device, stored: map[string][]byte{}}
 	for key, value := range records {
-		fields[key[len(trustArea):]] = value
+		g.stored[key[len(trustArea):]] = value
 	}
-	if g.state, err = trust.ParseState(fields); err != nil {
+	if g.state, err = trust.ParseState(g.stored); err != nil {
 		return nil, fmt.Errorf("read trusted state: %w", err)
+	}
+	// A board that was given to another fleet by its config alone would refuse all that this one desires.
+	if _, err := g.verifier(a.now()); errors.Is(err, trust.WrongFleet) {
+		return nil, fmt.Errorf("check root of trust: %w (the store is %s)", err, a.store.Path())
 	}
 	return g, nil
 }
 
+func (g *guard) verifier(now time.Time) (*trust.Verifier, error) {
+	return trust.Open(g.root, g.state, now)
+}
+
 // save commits the state in one transaction, together with other records.
 func (g *guard) save(s trust.State, with map[string][]byte) error {
-	old, changes := g.state.Records(), maps.Clone(with)
+	changes := maps.Clone(with)
 	if changes == nil {
 		changes = map[string][]byte{}
 	}
 	next := s.Records()
 	for key, value := range next {
-		if string(old[key]) != string(value) {
+		if old, ok := g.stored[key]; !ok || string(old) != string(value) {
 			changes[trustArea+key] = value
 		}
 	}
-	for key := range old {
+	for key := range g.stored {
 		if _, kept := next[key]; !kept {
 			changes[trustArea+key] = nil
 		}
@@ -75,14 +83,14 @@ func (g *guard) save(s trust.State, with map[string][]byte) error {
 			return err
 		}
 	}
-	g.state = s
+	g.state, g.stored = s, next
 	return nil
 }
 
 // refresh fetches newer metadata in TUF's order. What was verified is kept even when it stops half-way: it still protects
 // against going back.
 func (g *guard) refresh(ctx context.Context, now time.Time) (*trust.Verifier, error) {
-	v, err := trust.Open(g.root, g.state, now)
+	v, err := g.verifier(now)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -46,6 +47,7 @@ func boardOf(t *testing.T, f *testFleet) *board {
 	f.write(dir)
 	b := &board{t: t, cfg: Config{
 		State: filepath.Join(dir, "state"), Listen: "127.0.0.1:0", Bus: Bus{Listen: "127.0.0.1:0"}, Version: "1.2.3", silence: 300 * time.Millisecond,
+		rest:  func(int, float64) time.Duration { return 400 * time.Millisecond },
 		Fleet: &Fleet{Name: f.name, Device: f.device, URL: f.url(), Root: filepath.Join(dir, "root.json"), TokenFile: filepath.Join(dir, "token")},
 	}}
 	b.start()
@@ -204,6 +206,10 @@ var code = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // boards wait more than they work
+		panic(err)
+	}
 	status := m.Run()
 	if dir, err := code(); err == nil {
 		_ = os.RemoveAll(dir)

@@ -71,7 +71,7 @@ func (m *manager) interrupted() error {
 		m.agent.log.Error("the agent ended while it started a release; it rests", "application", app, "release", string(release))
 		const cause = "the agent ended while it started this release"
 		m.failed[string(release)] = reconcile.Failure{Generation: m.desired.Generation, Attempts: 3,
-			Retry: time.Now().Add(reconcile.Backoff(3, mathrand.Float64())), Err: cause}
+			Retry: time.Now().Add(m.agent.cfg.rest(3, mathrand.Float64())), Err: cause}
 		if p := m.report(reconcile.Step{Application: app}, wire.PhaseFailed); p.Release.String() == string(release) {
 			p.Error = cause
 			m.progress[app] = p
@@ -176,7 +176,7 @@ func (m *manager) judge(ctx context.Context) {
 	case newer:
 	case again:
 		m.attempts++
-		m.retry = time.Now().Add(reconcile.Backoff(m.attempts, mathrand.Float64()))
+		m.retry = time.Now().Add(m.agent.cfg.rest(m.attempts, mathrand.Float64()))
 	default:
 		m.envelope = nil
 	}
@@ -369,7 +369,7 @@ func (m *manager) fail(s reconcile.Step, err error) {
 	}
 	f.Attempts++
 	f.Err = err.Error()
-	f.Retry = time.Now().Add(reconcile.Backoff(f.Attempts, mathrand.Float64()))
+	f.Retry = time.Now().Add(m.agent.cfg.rest(f.Attempts, mathrand.Float64()))
 	m.failed[s.Release] = f
 	phase := wire.PhaseFailed
 	if passing(err) {

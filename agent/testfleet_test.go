@@ -63,9 +63,7 @@ func newFleet(t *testing.T) *testFleet {
 	for _, k := range []*trust.Key{&f.root, &f.release, &f.snapshot, &f.timestamp, &f.director} {
 		*k = newKey(t)
 	}
-	root, err := trust.NewRoot(f.spec(), f.root)
-	must(t, err)
-	f.roots[1] = root
+	f.reroot()
 	targets, err := trust.RemoveReleases(nil, nil, time.Now().Add(24*time.Hour), f.release)
 	must(t, err)
 	f.meta[trust.Targets] = targets
@@ -74,6 +72,14 @@ func newFleet(t *testing.T) *testFleet {
 	go f.answer()
 	t.Cleanup(func() { f.down(); close(f.gets) })
 	return f
+}
+
+// reroot makes the first root, for the name and the keys that f has.
+func (f *testFleet) reroot() {
+	f.t.Helper()
+	root, err := trust.NewRoot(f.spec(), f.root)
+	must(f.t, err)
+	f.roots[1] = root
 }
 
 func newKey(t *testing.T) trust.Key {
@@ -171,6 +177,13 @@ func (f *testFleet) topic(ch wire.Channel) string {
 func (f *testFleet) send(ch wire.Channel, payload []byte) {
 	f.t.Helper()
 	must(f.t, f.broker.Publish(f.topic(ch), payload, ch == wire.ChannelDesired, 1))
+}
+
+// keep content that releases name.
+func (f *testFleet) keep(component []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.blobs[wire.Sum(component)] = component
 }
 
 // push makes a release of one component and signs it.

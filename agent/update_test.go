@@ -29,7 +29,17 @@ func TestAnUpdateLosesNoRequestAndNoMessage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	b := boardOf(t, f)
-	f.install(f.push("1.0.0", counter, counting))
+	// Two components, so that a request never conflicts with a message.
+	both := func(hello []byte) func(*wire.Release) {
+		f.keep(hello)
+		return func(r *wire.Release) {
+			counting(r)
+			r.Triggers.HTTP[0].Route = "/count"
+			r.Components["hello"] = wire.Component{Digest: wire.Sum(hello), Size: int64(len(hello)), Limits: wire.DefaultLimits()}
+			r.Triggers.HTTP = append(r.Triggers.HTTP, wire.HTTPTrigger{ID: "hello", Route: "/", Component: "hello"})
+		}
+	}
+	f.install(f.push("1.0.0", counter, both(hello1)))
 
 	sensor := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + b.bus).SetClientID("sensor"))
 	if tok := sensor.Connect(); !tok.WaitTimeout(patience) || tok.Error() != nil {
@@ -42,7 +52,7 @@ func TestAnUpdateLosesNoRequestAndNoMessage(t *testing.T) {
 	for range 3 {
 		group.Go(func() {
 			for !stop.Load() {
-				if got := b.get("/"); !strings.HasPrefix(got, `{"http":`) {
+				if got := b.get("/"); got != goodBody {
 					t.Errorf("answered %q", got)
 					return
 				}
@@ -67,13 +77,14 @@ func TestAnUpdateLosesNoRequestAndNoMessage(t *testing.T) {
 	}
 	busy()
 	for i := 1; i <= 4; i++ {
-		f.install(f.push(fmt.Sprintf("1.%d.0", i), [][]byte{counter, counter2}[i%2], counting))
+		h, c := [][]byte{hello1, hello2}[i%2], [][]byte{counter, counter2}[i%2]
+		f.install(f.push(fmt.Sprintf("1.%d.0", i), c, both(h)))
 		busy()
 	}
 	stop.Store(true)
 	group.Wait()
 	want := fmt.Sprintf(`"mqtt":%d,`, messages.Load())
-	eventually(t, fmt.Sprintf("%s is counted; it is %s", want, b.get("/")), func() bool { return strings.Contains(b.get("/"), want) })
+	eventually(t, fmt.Sprintf("%s is counted; it is %s", want, b.get("/count")), func() bool { return strings.Contains(b.get("/count"), want) })
 }
 
 func TestAReleaseThatDoesNotStartLeavesThePreviousServing(t *testing.T) {
@@ -90,7 +101,7 @@ func TestAReleaseThatDoesNotStartLeavesThePreviousServing(t *testing.T) {
 		}, `component "main" does not start: `},
 		{"imports what nobody gives", guests.UnknownImport, nil, "acme:rocket/engine@1.0.0"},
 		{"can't serve its trigger", guests.Smallest, nil, `can't serve [[trigger.http]] /...: it exports no wasi:http/incoming-handler`},
-		{"is a core module", guests.CoreModule, nil, "core module"},
+		{"is a core module", guests.CoreModule, nil, "this is a core WebAssembly module, not a component"},
 		{"names a store that it may not open", counter, nil, "key_value_stores"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -132,6 +143,7 @@ func TestAReleaseThatEndedTheAgentRests(t *testing.T) {
 	must(t, s.Put(map[string][]byte{attemptArea + app: []byte(two.Release.String())}))
 	must(t, s.Close())
 	f.tamper = nil
+	b.cfg.rest = func(int, float64) time.Duration { return time.Hour }
 	b.start()
 	f.await("a complaint", func(r wire.Reported) bool {
 		return strings.Contains(complaints(r), "the agent ended while it started this release")
@@ -139,6 +151,35 @@ func TestAReleaseThatEndedTheAgentRests(t *testing.T) {
 	b.serves("trial 1.0.0")
 	f.install(f.push("2.0.1", hello2, nil))
 	b.serves("trial 2.0.1")
+}
+
+// The very first metadata may stop half-way, and the agent right after it.
+func TestARefreshThatBrokeOffLeavesAStateThatOpensAgain(t *testing.T) {
+	t.Parallel()
+	for _, role := range []wire.Role{wire.RoleRoot, wire.RoleTimestamp, wire.RoleSnapshot, wire.RoleTargets, wire.RoleRelease} {
+		f := newFleet(t)
+		asked := make(chan struct{}, 1024)
+		f.tamper = func(g wire.Get, frames []wire.Frame) []wire.Frame {
+			if g.Meta.Role != role {
+				return frames
+			}
+			asked <- struct{}{}
+			return []wire.Frame{wire.ErrorFrame(g.Request, wire.CodeBusy, "later")}
+		}
+		b := boardOf(t, f)
+		one := f.push("1.0.0", hello1, nil)
+		f.desire(one)
+		<-asked
+		<-asked // again: so the first was dealt with
+		b.stop()
+		f.mu.Lock()
+		f.tamper = nil
+		f.mu.Unlock()
+		b.start()
+		f.await("version 1 runs", func(r wire.Reported) bool { return runs(r, one) })
+		b.serves("trial 1.0.0")
+		b.stop()
+	}
 }
 
 func TestARestartNeedsNoNetwork(t *testing.T) {

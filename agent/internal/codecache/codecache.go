@@ -25,6 +25,8 @@ type Cache struct {
 	engine *engine.Engine
 	log    *slog.Logger
 
+	compiling sync.Mutex // one at a time: each may take hundreds of megabytes
+
 	mu       sync.Mutex
 	verified map[string]bool // files whose checksum was right since this process started
 }
@@ -64,18 +66,27 @@ func (c *Cache) Has(digest string) bool {
 // Errors are wasm's, a *engine.CompileError, or the file system's.
 func (c *Cache) Load(digest string, wasm func() ([]byte, error)) (*engine.Component, error) {
 	path := c.path(digest)
-	err := c.verify(path)
+	if comp, err := c.sound(path); err == nil {
+		return comp, nil
+	}
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
+	comp, err := c.sound(path) // another may have compiled it meanwhile
 	if err == nil {
-		comp, loadErr := c.engine.Load(path)
-		if loadErr == nil {
-			return comp, nil
-		}
-		err = loadErr
+		return comp, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		c.log.Warn("compiled code is damaged and is compiled again", "component", digest, "cause", err)
 	}
 	if err := c.compile(digest, path, wasm); err != nil {
+		return nil, err
+	}
+	return c.engine.Load(path)
+}
+
+// sound maps an entry that is what was compiled.
+func (c *Cache) sound(path string) (*engine.Component, error) {
+	if err := c.verify(path); err != nil {
 		return nil, err
 	}
 	return c.engine.Load(path)
