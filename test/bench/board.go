@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dunlin.dev/dunlin/test/guests"
 )
 
@@ -47,18 +49,25 @@ func (b *bench) raise(ctx context.Context) (err error) {
 	if err := os.WriteFile(b.path("agent.toml"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	return b.restart(ctx)
+	return b.restart(ctx, true)
 }
 
-// restart gives a board process in which nothing has run yet; its files are in the page cache.
-func (b *bench) restart(ctx context.Context) (err error) {
+// restart gives a board process in which nothing has run yet. cached says whether its files are in the page cache, as after a
+// restart of the program, or on the disk, as after one of the machine.
+func (b *bench) restart(ctx context.Context, cached bool) (err error) {
 	if b.board != nil {
 		b.board.stop()
 		if err := b.board.complaints(); err != nil {
 			return err
 		}
-		if err := warm(b.path("board")); err != nil {
-			return err
+		prepare := evict
+		if cached {
+			prepare = warm
+		}
+		for _, path := range []string{b.path("board"), b.path("dunlin-agent")} {
+			if err := eachFile(path, prepare); err != nil {
+				return err
+			}
 		}
 	}
 	if b.board, err = start(b.path("board.log"), b.path("dunlin-agent"), "--config", b.path("agent.toml")); err != nil {
@@ -73,9 +82,8 @@ func (b *bench) restart(ctx context.Context) (err error) {
 	return err
 }
 
-// warm reads all files below dir, so that they are in the page cache.
-func warm(dir string) error {
-	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+func eachFile(path string, do func(*os.File) error) error {
+	return filepath.WalkDir(path, func(path string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -84,9 +92,23 @@ func warm(dir string) error {
 			return err
 		}
 		defer f.Close()
-		_, err = io.Copy(io.Discard, f)
-		return err
+		return do(f)
 	})
+}
+
+// warm brings a file into the page cache.
+func warm(f *os.File) error {
+	_, err := io.Copy(io.Discard, f)
+	return err
+}
+
+// evict takes a file that nobody has mapped out of the page cache. How it got there decides how much of it a fault maps: a
+// program that was just written comes in far larger pieces than one that is read from the disk.
+func evict(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
 
 // push an application to the board and wait until it runs there.

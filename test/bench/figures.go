@@ -121,7 +121,7 @@ func (b *bench) idling(ctx context.Context) error {
 		return err
 	}
 	b.figure("idle_after_install_pss", float64(after.pss)/1e6, "MB")
-	if err := b.restart(ctx); err != nil {
+	if err := b.restart(ctx, false); err != nil {
 		return err
 	}
 	if err := b.useAll(); err != nil {
@@ -229,7 +229,7 @@ func (b *bench) cold(ctx context.Context) error {
 	var samples []time.Duration
 	var growth []float64
 	for range smallBoards {
-		if err := b.restart(ctx); err != nil {
+		if err := b.restart(ctx, true); err != nil {
 			return err
 		}
 		c, err := b.inUse()
@@ -350,7 +350,7 @@ component.two = { source = "seed-changed.wasm", `+jsLimits+` }
 	}
 	var samples []time.Duration
 	for range jsBoards {
-		if err := b.restart(ctx); err != nil {
+		if err := b.restart(ctx, true); err != nil {
 			return err
 		}
 		c, err := b.inUse()

@@ -12,8 +12,9 @@
 //	load_compiled_small, _js  1 s      median; the engine alone: map a compiled component from a file in the page cache
 //	floor_loopback_p50, _p99  5,000    a request of as many bytes to an echo over loopback, without Dunlin: what the machine takes
 //	floor_fsync_p50           50       4 KiB written and fsynced where the board's store lies
-//	idle_pss, idle_anonymous  20 s     median of one a second: a board that was started with three small handlers installed, has a
-//	                                   link to its fleet, used each handler once, and does nothing since (-idle: how long)
+//	idle_pss, idle_anonymous  20 s     median of one a second: a board that was started from the disk (no file of it in the page
+//	                                   cache) with three small handlers installed, has a link to its fleet, used each handler
+//	                                   once, and does nothing since (-idle: how long)
 //	idle_after_install_pss    5 s      the same for the process that compiled and installed them
 //	idle_rss_file             20 s     the part of idle that is mapped files: program text, compiled code, the store
 //	event_http_small_*        5,000    GET on one kept-alive connection, one after the other: first byte written to last byte
