@@ -24,7 +24,7 @@ const module = "dunlin.dev/dunlin/"
 var layers = [][]string{
 	// Facts: what both halves agree on. Pure, so that a second implementation can follow them.
 	{"fleet/semver", "wit"},
-	{"fleet/wire", "fleet/trust"},
+	{"fleet/wire", "fleet/trust", "fleet/mqttlistener"},
 	{"fleet/manifest"},
 	// The board, upward from the wasm library to the daemon.
 	{"agent/internal/engine", "agent/internal/mqttconn"},
@@ -53,7 +53,7 @@ var confined = []struct {
 }{
 	{"github.com/bytecodealliance/wasmtime-go/...", []string{"agent/internal/engine/..."}, "one package holds all cgo and all pointers"},
 	{"go.etcd.io/bbolt", []string{"agent/internal/store", "fleet/internal/store"}, "one package of each half knows how bytes lie on the disk"},
-	{"github.com/mochi-mqtt/...", []string{"agent/internal/trigger/mqtt", "fleet/internal/broker", "test/..."}, "a broker is an adapter"},
+	{"github.com/mochi-mqtt/...", []string{"agent/internal/trigger/mqtt", "fleet/internal/broker", "fleet/mqttlistener", "test/..."}, "a broker is an adapter"},
 	{"github.com/eclipse/paho.mqtt.golang", []string{"agent/internal/link", "agent/internal/mqttconn", "agent/internal/trigger/mqtt", "fleet/internal/client", "test/..."},
 		"every MQTT connection is guarded against packets that cost memory, which agent/internal/mqttconn does"},
 	{"github.com/theupdateframework/...", []string{"fleet/trust"}, "one package decides who is believed"},

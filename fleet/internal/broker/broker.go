@@ -11,11 +11,12 @@ import (
 	"math"
 	"net"
 	"sync/atomic"
-	"time"
 
-	"dunlin.dev/dunlin/fleet/wire"
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"dunlin.dev/dunlin/fleet/mqttlistener"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Message is what a board published. Connection tells one connection of a board from the next: it grows, and is 0 when
@@ -50,8 +51,6 @@ type Config struct {
 // Limits that are the broker's own.
 const (
 	maxPacketBytes   = wire.MaxMessageBytes + 1<<10 // a payload, its topic and header
-	connectTimeout   = 10 * time.Second             // from accept to CONNECT
-	writeTimeout     = 20 * time.Second             // for each 16 KB
 	maxKeepalive     = 20 * 60                      // seconds
 	maxInflight      = 64                           // QoS 1 messages that wait for one board
 	maxWritesPending = 128                          // packets queued for one board
@@ -91,7 +90,7 @@ func New(cfg Config) (*Broker, error) {
 	if err := s.AddHook(&hook{handler: cfg.Handler, server: s, log: cfg.Log, current: map[string]session{}}, nil); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
-	if err := s.AddListener(newListener(cfg.Listener, cfg.MaxConnections+cfg.MaxConnections/10+16, cfg.Log)); err != nil {
+	if err := s.AddListener(mqttlistener.New("fleet", cfg.Listener, cfg.MaxConnections+cfg.MaxConnections/10+16, cfg.Log)); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
 	b := &Broker{fleet: cfg.Handler.Fleet, server: s, log: cfg.Log}

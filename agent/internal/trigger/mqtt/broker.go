@@ -11,14 +11,15 @@ import (
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/mqttlistener"
 )
 
 const (
 	maxClients        = 512
+	maxConnections    = maxClients + 64  // those included that have not said who they are
 	maxClientInflight = 256              // messages of one client that wait for their acknowledgement
 	roomTimeout       = 20 * time.Second // a publisher waits for room in the queue, before its connection is closed
 )
@@ -151,7 +152,7 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 	if err := server.AddHook(&hook{broker: b}, nil); err != nil {
 		return nil, err
 	}
-	if err := server.AddListener(listeners.NewNet("bus", l)); err != nil {
+	if err := server.AddListener(mqttlistener.New("bus", l, maxConnections, b.log)); err != nil {
 		return nil, err
 	}
 	b.own = server.NewClient(nil, mochi.LocalListener, "dunlin", true)

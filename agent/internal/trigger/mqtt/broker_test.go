@@ -363,6 +363,25 @@ func TestATakenPortNamesTheWayOut(t *testing.T) {
 	}
 }
 
+func TestConnectionsThatSayNothingHoldNoStopUp(t *testing.T) {
+	b := NewBroker(BrokerConfig{Address: "127.0.0.1:0"}, quiet)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	<-b.Ready()
+	for range 20 {
+		c, err := net.Dial("tcp", b.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBadSubscriptionsChangeNothing(t *testing.T) {
 	var got record
 	b := startBroker(t, Limits{}, Subscription{ID: "a", Filter: "t", QoS: 1, Handle: got.handle})

@@ -1,0 +1,151 @@
+// Package mqttlistener is how mochi's brokers take connections, the fleet's and a board's own: bounded in number, in how long
+// each may take for its CONNECT and for a write, and ended with the broker whatever they do.
+package mqttlistener
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/listeners"
+)
+
+const (
+	connectTimeout = 10 * time.Second // from accept to CONNECT
+	writeTimeout   = 20 * time.Second // for each writeChunk
+	writeChunk     = 16 << 10
+)
+
+// Listener is mochi's listener over a socket that is open. A panic over one connection's bytes costs that connection only.
+type Listener struct {
+	id  string
+	l   net.Listener
+	max int
+	log *slog.Logger
+
+	mu      sync.Mutex
+	closed  bool
+	open    map[net.Conn]struct{}
+	serving sync.WaitGroup
+	done    chan struct{}
+}
+
+// New takes l over, for as many connections at once; more are refused. id is mochi's name for the listener.
+func New(id string, l net.Listener, connections int, log *slog.Logger) *Listener {
+	return &Listener{id: id, l: l, max: connections, log: log, open: map[net.Conn]struct{}{}, done: make(chan struct{})}
+}
+
+// ID is mochi's name for the listener.
+func (l *Listener) ID() string { return l.id }
+
+// Address that it listens on.
+func (l *Listener) Address() string { return l.l.Addr().String() }
+
+// Protocol below MQTT.
+func (l *Listener) Protocol() string { return "tcp" }
+
+// Init does nothing: the socket is open.
+func (l *Listener) Init(*slog.Logger) error { return nil }
+
+// Serve accepts connections until Close.
+func (l *Listener) Serve(establish listeners.EstablishFn) {
+	for {
+		c, err := l.l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, most likely
+			l.log.Error("accept mqtt connection", "error", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-l.done:
+			}
+			continue
+		}
+		if err := l.begin(c); err != nil {
+			l.log.Warn("refuse connection", "remote", c.RemoteAddr().String(), "error", err)
+			c.Close()
+			continue
+		}
+		go l.serve(establish, c)
+	}
+}
+
+var errTooMany = errors.New("too many are open")
+
+func (l *Listener) begin(c net.Conn) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return net.ErrClosed
+	case len(l.open) >= l.max:
+		return errTooMany
+	}
+	l.open[c] = struct{}{}
+	l.serving.Add(1)
+	return nil
+}
+
+func (l *Listener) serve(establish listeners.EstablishFn, c net.Conn) {
+	defer l.serving.Done()
+	defer func() {
+		if r := recover(); r != nil {
+			l.log.Error("panic on a connection", "remote", c.RemoteAddr().String(), "panic", r, "stack", string(debug.Stack()))
+		}
+		c.Close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, c)
+	}()
+	// mochi sets deadlines from CONNECT on only.
+	if err := c.SetReadDeadline(time.Now().Add(connectTimeout)); err != nil {
+		return
+	}
+	if err := establish(l.id, &conn{c}); err != nil {
+		l.log.Debug("connection ended", "remote", c.RemoteAddr().String(), "error", err)
+	}
+}
+
+// Close ends all connections and waits for their goroutines: mochi knows only those that sent their CONNECT, and waits for
+// the others as long as they please.
+func (l *Listener) Close(closeClients listeners.CloseFn) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return
+	}
+	l.closed = true
+	l.mu.Unlock()
+	close(l.done)
+	l.l.Close()
+	closeClients(l.id)
+	l.mu.Lock()
+	for c := range l.open {
+		c.Close()
+	}
+	l.mu.Unlock()
+	l.serving.Wait()
+}
+
+// conn gives writes a deadline of their own: a reader that takes nothing can't hold a writer for longer, and one that is
+// slow but takes something keeps its connection.
+type conn struct{ net.Conn }
+
+func (c *conn) Write(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		if err = c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return n, err
+		}
+		var m int
+		m, err = c.Conn.Write(b[n:min(len(b), n+writeChunk)])
+		n += m
+	}
+	return n, err
+}
+
+// SetDeadline is called by mochi at each packet read; it must not touch a write that is under way.
+func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
