@@ -56,6 +56,23 @@ const (
 	manifestArea = "manifest/"
 )
 
+// componentNames are the names under which a stored release has a component.
+func (a *Agent) componentNames(release, digest string) map[string]bool {
+	names := map[string]bool{}
+	b, _, err := a.store.Get(manifestArea + release)
+	if err != nil {
+		return names
+	}
+	manifest, err := wire.ParseRelease(b)
+	if err != nil {
+		return names // it is fetched again; which bases are tried first is no matter of right or wrong
+	}
+	for name, c := range manifest.Components {
+		names[name] = c.Digest.String() == digest
+	}
+	return names
+}
+
 // deploy makes a release ready: loads its components, checks their imports against their grants and their exports against
 // its triggers, and instantiates each once. Nothing serves yet, and on an error nothing is left.
 func (a *Agent) deploy(ctx context.Context, rel trust.Release, probe bool) (_ *deployment, err error) {

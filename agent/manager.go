@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -296,19 +297,43 @@ func (m *manager) fetch(ctx context.Context, s reconcile.Step) error {
 	if err != nil {
 		return err
 	}
-	held, err := m.agent.store.Blobs()
+	have, err := m.bases(s)
 	if err != nil {
 		return err
 	}
+	return m.agent.link.Fetch(ctx, m.agent.store, target, s.Content.Size, have, func(done, total int64) {
+		m.phase(s, wire.PhaseFetching, &wire.Progress{Done: done, Total: total})
+	})
+}
+
+// bases are the components that a patch could start from, likeliest first: the fleet tries a few. What the component's own
+// name stands for now is its predecessor; then come its neighbours, and what other applications have.
+func (m *manager) bases(s reconcile.Step) ([]wire.Digest, error) {
+	held, err := m.agent.store.Blobs()
+	if err != nil {
+		return nil, err
+	}
+	names := m.agent.componentNames(s.Release, s.Content.Digest)
+	rank := map[string]int{}
+	for _, d := range m.agent.apps.list() {
+		for name, c := range d.manifest.Components {
+			switch {
+			case d.manifest.Application != s.Application:
+			case names[name]:
+				rank[c.Digest.String()] = 2
+			default:
+				rank[c.Digest.String()] = max(rank[c.Digest.String()], 1)
+			}
+		}
+	}
+	slices.SortStableFunc(held, func(a, b string) int { return rank[b] - rank[a] })
 	var have []wire.Digest
 	for _, h := range held {
 		if d, err := wire.ParseDigest(h); err == nil && len(have) < wire.MaxHave {
 			have = append(have, d)
 		}
 	}
-	return m.agent.link.Fetch(ctx, m.agent.store, target, s.Content.Size, have, func(done, total int64) {
-		m.phase(s, wire.PhaseFetching, &wire.Progress{Done: done, Total: total})
-	})
+	return have, nil
 }
 
 func (m *manager) activate(ctx context.Context, s reconcile.Step) error {

@@ -142,6 +142,7 @@ func (c *Cache) markVerified(path string) {
 }
 
 func (c *Cache) compile(digest, path string, wasm func() ([]byte, error)) error {
+	defer engine.Trim()
 	bytes, err := wasm()
 	if err != nil {
 		return fmt.Errorf("compile component %s: %w", digest, err)
