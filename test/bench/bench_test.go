@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -48,20 +46,6 @@ func TestMetricIsTheNamedBenchmarksOwn(t *testing.T) {
 	}
 	if got, err := metric(out, "BenchmarkFigureLoad/js", "p99-ns"); err == nil {
 		t.Errorf("an absent unit gave %v", got)
-	}
-}
-
-func TestFieldsAreReadByTheirWholeNames(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "smaps_rollup")
-	if err := os.WriteFile(file, []byte("00-ff ---p 0 00:00 0 [rollup]\nPss:   12 kB\nPss_File:  7 kB\nAnonymous: 3 kB\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got, err := fields(file, "Anonymous", "Pss", "Pss_File")
-	if err != nil || !slices.Equal(got, []int64{3, 12, 7}) {
-		t.Errorf("got %v, %v", got, err)
-	}
-	if _, err := fields(file, "Pss", "Rss"); err == nil || !strings.Contains(err.Error(), file) {
-		t.Errorf("a field that is absent gave %v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dunlin.dev/dunlin/test/guests"
+	"dunlin.dev/dunlin/test/process"
 )
 
 // install raises a fleet server and a board, and installs three small handlers.
@@ -28,11 +29,11 @@ component.quiet = { source = "quiet.wasm", key_value_stores = ["default"], publi
 }
 
 func (b *bench) raise(ctx context.Context) (err error) {
-	b.fleet, err = start(b.path("fleet.log"), b.path("dunlin-fleet"), "--data", b.path("fleet"), "--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0")
+	b.fleet, err = process.Start(b.path("fleet.log"), b.path("dunlin-fleet"), "--data", b.path("fleet"), "--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	m, err := b.fleet.line(ctx, `ready http=(\S+) mqtt=(\S+)`)
+	m, err := b.fleet.Line(ctx, `ready http=(\S+) mqtt=(\S+)`)
 	if err != nil {
 		return err
 	}
@@ -56,8 +57,8 @@ func (b *bench) raise(ctx context.Context) (err error) {
 // restart of the program, or on the disk, as after one of the machine.
 func (b *bench) restart(ctx context.Context, cached bool) (err error) {
 	if b.board != nil {
-		b.board.stop()
-		if err := b.board.complaints(); err != nil {
+		b.board.Stop()
+		if err := complaints(b.board); err != nil {
 			return err
 		}
 		prepare := evict
@@ -70,15 +71,15 @@ func (b *bench) restart(ctx context.Context, cached bool) (err error) {
 			}
 		}
 	}
-	if b.board, err = start(b.path("board.log"), b.path("dunlin-agent"), "--config", b.path("agent.toml")); err != nil {
+	if b.board, err = process.Start(b.path("board.log"), b.path("dunlin-agent"), "--config", b.path("agent.toml")); err != nil {
 		return err
 	}
-	m, err := b.board.line(ctx, `msg=ready http=(\S+) bus=(\S+)`)
+	m, err := b.board.Line(ctx, `msg=ready http=(\S+) bus=(\S+)`)
 	if err != nil {
 		return err
 	}
 	b.http, b.bus = m[1], m[2]
-	_, err = b.board.line(ctx, `fleet link is up`)
+	_, err = b.board.Line(ctx, `fleet link is up`)
 	return err
 }
 

@@ -50,6 +50,7 @@ func (c *client) get(req []byte, status int, body string) (first, last time.Dura
 	}
 	got, err := io.ReadAll(resp.Body)
 	last = time.Since(begun)
+	resp.Body.Close()
 	if err == nil && (resp.StatusCode != status || string(got) != body) {
 		err = fmt.Errorf("%.40q: got %s: %q, want %d: %q", req, resp.Status, got, status, body)
 	}

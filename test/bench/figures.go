@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/test/guests"
+	"dunlin.dev/dunlin/test/process"
 )
 
 const (
@@ -116,29 +117,29 @@ func (b *bench) idling(ctx context.Context) error {
 	if err := b.useAll(); err != nil {
 		return err
 	}
-	after, err := b.board.watch(ctx, min(b.idle, 5*time.Second))
+	after, err := watch(ctx, b.board, min(b.idle, 5*time.Second))
 	if err != nil {
 		return err
 	}
-	b.figure("idle_after_install_pss", float64(after.pss)/1e6, "MB")
+	b.figure("idle_after_install_pss", float64(after.PSS)/1e6, "MB")
 	if err := b.restart(ctx, false); err != nil {
 		return err
 	}
 	if err := b.useAll(); err != nil {
 		return err
 	}
-	u, err := b.board.watch(ctx, b.idle)
+	u, err := watch(ctx, b.board, b.idle)
 	if err != nil {
 		return err
 	}
-	made, err := b.board.breakdown()
+	made, err := breakdown(b.board)
 	if err != nil {
 		return err
 	}
 	note("idle: %s", made)
-	b.figure("idle_pss", float64(u.pss)/1e6, "MB")
-	b.figure("idle_anonymous", float64(u.anonymous)/1e6, "MB")
-	b.figure("idle_rss_file", float64(u.file)/1e6, "MB")
+	b.figure("idle_pss", float64(u.PSS)/1e6, "MB")
+	b.figure("idle_anonymous", float64(u.Anonymous)/1e6, "MB")
+	b.figure("idle_rss_file", float64(u.File)/1e6, "MB")
 	return nil
 }
 
@@ -236,7 +237,7 @@ func (b *bench) cold(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var at3, at13 usage
+		var at3, at13 process.Usage
 		for i := range smallCopies {
 			first, _, err := c.get(request(fmt.Sprintf("/copy%d", i)), 404, "not found\n")
 			if err != nil {
@@ -245,16 +246,16 @@ func (b *bench) cold(ctx context.Context) error {
 			samples = append(samples, first)
 			switch i {
 			case 2:
-				at3, err = b.board.watch(ctx, 2*time.Second)
+				at3, err = watch(ctx, b.board, 2*time.Second)
 			case 12:
-				at13, err = b.board.watch(ctx, 2*time.Second)
+				at13, err = watch(ctx, b.board, 2*time.Second)
 			}
 			if err != nil {
 				return err
 			}
 		}
 		c.close()
-		growth = append(growth, float64(at13.pss-at3.pss)/10)
+		growth = append(growth, float64(at13.PSS-at3.PSS)/10)
 	}
 	b.figure("cold_small_p99", micros(samples, 0.99), "us")
 	b.figure("per_component_pss", quantile(growth, 0.5)/1e6, "MB")
@@ -287,16 +288,16 @@ func (b *bench) update(ctx context.Context) error {
 	}
 	b.figure("update_full_bytes", float64(full), "bytes")
 	b.figure("update_full_time", took.Seconds()*1e3, "ms")
-	peak, err := b.board.peak()
+	peak, err := b.board.Peak()
 	if err != nil {
 		return err
 	}
 	b.figure("install_js_peak_rss", float64(peak)/1e6, "MB")
-	after, err := b.board.watch(ctx, 2*time.Second)
+	after, err := watch(ctx, b.board, 2*time.Second)
 	if err != nil {
 		return err
 	}
-	b.figure("install_js_after_pss", float64(after.pss)/1e6, "MB")
+	b.figure("install_js_after_pss", float64(after.PSS)/1e6, "MB")
 	samples, err := requests(b.http, "/js", "Hello World!", jsWarm, jsEvents)
 	if err != nil {
 		return err

@@ -52,6 +52,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"dunlin.dev/dunlin/test/process"
 )
 
 func main() {
@@ -63,8 +65,9 @@ func main() {
 	flag.BoolVar(&b.keep, "keep", false, "keep the temporary files, the logs among them")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := b.run(ctx); err != nil {
+	err := b.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench: error:", err)
 		os.Exit(1)
 	}
@@ -78,10 +81,10 @@ type bench struct {
 	keep         bool
 
 	dir   string // of this run
-	fleet *process
+	fleet *process.Process
 	link  *relay
 	url   string // of the fleet server
-	board *process
+	board *process.Process
 	http  string // the board's
 	bus   string
 }
@@ -93,9 +96,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() {
-		b.board.stop()
+		b.board.Stop()
 		b.link.close()
-		b.fleet.stop()
+		b.fleet.Stop()
 		if b.keep {
 			note("the files are in %s", b.dir)
 		} else {
@@ -126,7 +129,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		note("%s took %s", s.name, time.Since(at).Round(100*time.Millisecond))
 	}
 	note("measured in %s; load %s", time.Since(begun).Round(time.Second), load())
-	return b.board.complaints()
+	return complaints(b.board)
 }
 
 // prepare builds and copies what is measured.
@@ -155,7 +158,7 @@ func (b *bench) prepare(ctx context.Context) error {
 		b.js, err = filepath.Abs(b.js)
 		return err
 	}
-	if _, err := exec.LookPath("node"); err != nil {
+	if node, _ := exec.LookPath("node"); node == "" {
 		fmt.Fprintln(os.Stderr, "ABSENT: nodejs (apt-get install nodejs): all figures of the JS handler")
 		return nil
 	}

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"dunlin.dev/dunlin/test/process"
 )
 
 func main() {
@@ -36,7 +38,7 @@ func main() {
 // demo is the stage.
 type demo struct {
 	bin, guest, dir   string
-	fleet, board      *process
+	fleet, board      *process.Process
 	url, mqtt         string // the fleet server's
 	page, bus         string // the board's
 	begun             time.Time
@@ -56,8 +58,8 @@ func run(ctx context.Context, bin, guest string, keep bool) (err error) {
 		return err
 	}
 	defer func() {
-		d.board.stop()
-		d.fleet.stop()
+		d.board.Stop()
+		d.fleet.Stop()
 		if err == nil {
 			_ = os.RemoveAll(d.dir)
 		} else {
@@ -117,26 +119,26 @@ func (d *demo) raise(ctx context.Context) (err error) {
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return err
 	}
-	if d.board, err = start(d.dir, "board", filepath.Join(d.bin, "dunlin-agent"), "--config", path); err != nil {
+	if d.board, err = process.Start(filepath.Join(d.dir, "board.log"), filepath.Join(d.bin, "dunlin-agent"), "--config", path); err != nil {
 		return err
 	}
-	m, err := d.board.line(ctx, `msg=ready http=(\S+) bus=(\S+)`)
+	m, err := d.board.Line(ctx, `msg=ready http=(\S+) bus=(\S+)`)
 	if err != nil {
 		return err
 	}
 	d.page, d.bus = m[1], m[2]
-	if _, err := d.board.line(ctx, `fleet link is up`); err != nil {
+	if _, err := d.board.Line(ctx, `fleet link is up`); err != nil {
 		return err
 	}
 	return d.cli(ctx, "devices")
 }
 
 func (d *demo) serve(ctx context.Context, listen, broker string) (err error) {
-	d.fleet, err = start(d.dir, "fleet", filepath.Join(d.bin, "dunlin-fleet"), "--data", filepath.Join(d.dir, "fleet"), "--listen", listen, "--mqtt", broker)
+	d.fleet, err = process.Start(filepath.Join(d.dir, "fleet.log"), filepath.Join(d.bin, "dunlin-fleet"), "--data", filepath.Join(d.dir, "fleet"), "--listen", listen, "--mqtt", broker)
 	if err != nil {
 		return err
 	}
-	m, err := d.fleet.line(ctx, `ready http=(\S+) mqtt=(\S+)`)
+	m, err := d.fleet.Line(ctx, `ready http=(\S+) mqtt=(\S+)`)
 	if err != nil {
 		return err
 	}
@@ -239,7 +241,7 @@ func (d *demo) watch(ctx context.Context, s *sensors) error {
 
 func (d *demo) goOffline(ctx context.Context, s *sensors) error {
 	say("the fleet server stops; the board goes on")
-	d.fleet.stop()
+	d.fleet.Stop()
 	before := s.total()
 	if err := d.show(ctx, 4); err != nil {
 		return err
@@ -274,6 +276,10 @@ func (d *demo) count(ctx context.Context, s *sensors) error {
 	if now.handled() != s.total() {
 		return fmt.Errorf("%d events were acknowledged and the board counted %d", s.total(), now.handled())
 	}
+	memory, err := d.board.Memory()
+	if err != nil {
+		return err
+	}
 	p50, p99 := s.quantiles()
 	say("measured, on this machine, in this run")
 	table := [][2]string{
@@ -283,7 +289,7 @@ func (d *demo) count(ctx context.Context, s *sensors) error {
 		{"of these with the fleet server gone", fmt.Sprint(d.offline)},
 		{"QoS 1 publish to durable acknowledgement, p50 / p99", fmt.Sprintf("%s / %s", p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond))},
 		{"alarms published", fmt.Sprint(len(s.alarms))},
-		{"the board's memory (PSS)", pss(d.board.cmd.Process.Pid)},
+		{"the board's memory (PSS)", fmt.Sprintf("%.1f MB", float64(memory.PSS)/1e6)},
 		{"the demo took", time.Since(d.begun).Round(time.Second).String()},
 	}
 	for _, row := range table {
