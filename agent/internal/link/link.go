@@ -120,6 +120,15 @@ func (l *Link) connected(ctx context.Context) error {
 	if err := wait(ctx, c.Connect()); err != nil {
 		return fmt.Errorf("connect %s: %w", l.cfg.URL, err)
 	}
+	defer func() {
+		if ctx.Err() == nil {
+			return
+		}
+		// A clean end sends no last will, so it is said here; a broker that is silent must not hold up a stop.
+		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = wait(bye, c.Publish(l.topic(wire.ChannelState), 1, true, will))
+	}()
 	filters := map[string]byte{}
 	for _, f := range wire.DeviceFilters(l.cfg.Fleet, l.cfg.Device) {
 		filters[f] = 1
@@ -150,10 +159,6 @@ func (l *Link) connected(ctx context.Context) error {
 	case err := <-lost:
 		return fmt.Errorf("connection lost: %w", err)
 	case <-ctx.Done():
-		// A clean goodbye, but a broker that is silent must not hold up a stop.
-		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = wait(bye, c.Publish(l.topic(wire.ChannelState), 1, true, will))
 		return ctx.Err()
 	}
 }

@@ -215,6 +215,16 @@ func (p *peer) insist(l *Link, s *store.Store, progress func(done, total int64))
 	}
 }
 
+func next[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatal("nothing comes")
+	}
+	return v
+}
+
 func content(n int) []byte {
 	b := make([]byte, n)
 	r := rand.New(rand.NewPCG(7, 7))
@@ -389,7 +399,7 @@ func TestALinkThatBreaksFailsWhatWaitsForIt(t *testing.T) {
 			cl.Stop(errors.New("cut"))
 		}
 	}
-	if err := <-failed; !errors.Is(err, ErrDown) {
+	if err := next(t, failed); !errors.Is(err, ErrDown) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -399,7 +409,7 @@ func TestEachConnectionSaysHelloUnderASessionOfItsOwn(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, nil)
 	_, hang := p.dial(time.Second, func([]byte) {})
-	first, online := <-p.hellos, <-p.states
+	first, online := next(t, p.hellos), next(t, p.states)
 	if !online.Online || online.Session != first.Session {
 		t.Errorf("hello %s, then state %+v", first.Session, online)
 	}
@@ -408,16 +418,16 @@ func TestEachConnectionSaysHelloUnderASessionOfItsOwn(t *testing.T) {
 			cl.Stop(errors.New("cut"))
 		}
 	}
-	if will := <-p.states; will.Online || will.Session != first.Session {
+	if will := next(t, p.states); will.Online || will.Session != first.Session {
 		t.Errorf("the last will is %+v, of session %s", will, first.Session)
 	}
-	second := <-p.hellos
+	second := next(t, p.hellos)
 	if second.Session == first.Session {
 		t.Error("the second connection has the same session")
 	}
-	<-p.states
+	next(t, p.states)
 	hang()
-	if bye := <-p.states; bye.Online || bye.Session != second.Session {
+	if bye := next(t, p.states); bye.Online || bye.Session != second.Session {
 		t.Errorf("the goodbye is %+v, of session %s", bye, second.Session)
 	}
 }
@@ -434,7 +444,7 @@ func TestDesiredStatesArriveInTheirOrder(t *testing.T) {
 		p.send(wire.ChannelDo, []byte("nothing that is known"))
 	}
 	for i := range n {
-		if s := <-got; s != fmt.Sprint(i) {
+		if s := next(t, got); s != fmt.Sprint(i) {
 			t.Fatalf("after %d comes %s", i-1, s)
 		}
 	}
