@@ -254,12 +254,14 @@ func TestOutboundHosts(t *testing.T) {
 }
 
 func TestRoutesThatMatchTheSameAreTheSame(t *testing.T) {
-	for _, c := range [][2]string{{"/", "/"}, {"/a", "/a"}, {"/a/", "/a"}, {"/...", "/..."}, {"/a/...", "/a/..."}, {"/r/:id/x", "/r/:/x"}, {"/r/:room/x/", "/r/:/x"}} {
+	for _, c := range [][2]string{{"/", "/"}, {"/a", "/a"}, {"/a/", "/a"}, {"/...", "/..."}, {"/a/...", "/a/..."}, {"/r/:id/x", "/r/:/x"}, {"/r/:room/x/", "/r/:/x"},
+		{"/.well-known/...", "/.well-known/..."}, {"/.well-known/dunlin-2", "/.well-known/dunlin-2"}} {
 		if got, err := CheckRoute(c[0]); err != nil || got != c[1] {
 			t.Errorf("%s: %q %v", c[0], got, err)
 		}
 	}
-	for _, bad := range []string{"", "a", "/a//b", "/.../a", "/a/:", "/a?b", "/a%20b", "/a b", "/*", "/a/../b", "/\xff"} {
+	for _, bad := range []string{"", "a", "/a//b", "/.../a", "/a/:", "/a?b", "/a%20b", "/a b", "/*", "/a/../b", "/\xff",
+		"/.well-known/dunlin", "/.well-known/dunlin/", "/.well-known/dunlin/...", "/.well-known/dunlin/health"} {
 		if _, err := CheckRoute(bad); err == nil {
 			t.Errorf("%q passes", bad)
 		}
