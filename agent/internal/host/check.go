@@ -70,17 +70,18 @@ func checkImport(provided map[string]*iface, im engine.Extern, component string,
 		return nil
 	case engine.ExternInstance:
 	default:
-		return fmt.Errorf("import %s is not provided: a component can import interfaces only", im.Name)
+		return fmt.Errorf("import %s of [component.%s] is not provided: a component can import interfaces only", im.Name, component)
 	}
 	i, ok := find(provided, im.Name)
 	if !ok {
 		if !callable(im) { // types alone need nobody behind them
 			return nil
 		}
-		return notProvided(provided, im.Name)
+		return notProvided(provided, im.Name, component)
 	}
 	if missing := i.missing(im); len(missing) > 0 {
-		return fmt.Errorf("import %s is not provided in full: %s has no %s", im.Name, i.name, strings.Join(missing, ", "))
+		return fmt.Errorf("import %s of [component.%s] is not provided in full: %s has no %s; build it against that version",
+			im.Name, component, i.name, strings.Join(missing, ", "))
 	}
 	if i.grant != "" && !g.has(i.grant) && callable(im) {
 		return fmt.Errorf("import %s is not granted: add %s under [component.%s]", im.Name, i.grant.line(), component)
@@ -127,32 +128,33 @@ func (i *iface) missing(im engine.Extern) []string {
 	return names
 }
 
-// notProvided says what is there instead.
-func notProvided(provided map[string]*iface, name string) error {
+// notProvided says what is there instead: other versions of the interface, else its package's interfaces, else the packages.
+func notProvided(provided map[string]*iface, name, component string) error {
 	base, version, _ := strings.Cut(name, "@")
 	pkg, _, _ := strings.Cut(base, "/")
 	if strings.HasPrefix(pkg, "wasi:") && strings.HasPrefix(version, "0.3.") {
-		return fmt.Errorf("import %s needs WASI 0.3, which this runtime does not have: build the component for WASI 0.2", name)
+		return fmt.Errorf("import %s of [component.%s] needs WASI 0.3, which this runtime does not have: build the component for WASI 0.2", name, component)
 	}
-	var versions, others []string
+	var versions, siblings, packages []string
 	for _, i := range provided {
 		b, v, _ := strings.Cut(i.name, "@")
 		p, _, _ := strings.Cut(b, "/")
+		packages = append(packages, p)
 		switch {
 		case b == base:
 			versions = append(versions, "@"+v)
 		case p == pkg:
-			others = append(others, i.name)
+			siblings = append(siblings, i.name)
 		}
 	}
-	hint := ""
+	hint := "no board has " + pkg + "; a component can import from " + list(packages) + ", as they are in wit/"
 	switch {
 	case len(versions) > 0:
-		hint = ": it is provided as " + list(versions)
-	case len(others) > 0:
-		hint = fmt.Sprintf(": of %s, this is: %s", pkg, list(others))
+		hint = "it is provided as " + list(versions) + ": build it against one of these"
+	case len(siblings) > 0:
+		hint = fmt.Sprintf("of %s, this is: %s", pkg, list(siblings))
 	}
-	return fmt.Errorf("import %s is not provided%s", name, hint)
+	return fmt.Errorf("import %s of [component.%s] is not provided: %s", name, component, hint)
 }
 
 // list of names, each once.

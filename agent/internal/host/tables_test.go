@@ -261,12 +261,12 @@ func TestCheckTexts(t *testing.T) {
 		{face("wasi:io/poll@0.2.99"), ""},
 		{face("acme:types/only@1.0.0", engine.Extern{Name: "t", Kind: engine.ExternType}), ""},
 		{face("wasi:config/store@0.2.0-rc.1", function), `import wasi:config/store@0.2.0-rc.1 is not granted: add variables = { name = "value" } under [component.c]`},
-		{face("wasi:http/types@0.3.0", function), "import wasi:http/types@0.3.0 needs WASI 0.3, which this runtime does not have: build the component for WASI 0.2"},
-		{face("wasi:keyvalue/store@0.2.0-draft3", function), "import wasi:keyvalue/store@0.2.0-draft3 is not provided: it is provided as @0.2.0-draft, @0.2.0-draft2"},
-		{face("wasi:clocks/system-clock@0.2.0", function), "import wasi:clocks/system-clock@0.2.0 is not provided: of wasi:clocks, this is: wasi:clocks/monotonic-clock@0.2.12, wasi:clocks/timezone@0.2.12, wasi:clocks/wall-clock@0.2.12"},
-		{face("acme:door/lock@1.0.0", function), "import acme:door/lock@1.0.0 is not provided"},
-		{face("wasi:random/random@0.2.3", function), "import wasi:random/random@0.2.3 is not provided in full: wasi:random/random@0.2.12 has no get"},
-		{function, "import get is not provided: a component can import interfaces only"},
+		{face("wasi:http/types@0.3.0", function), "import wasi:http/types@0.3.0 of [component.c] needs WASI 0.3, which this runtime does not have: build the component for WASI 0.2"},
+		{face("wasi:keyvalue/store@0.2.0-draft3", function), "import wasi:keyvalue/store@0.2.0-draft3 of [component.c] is not provided: it is provided as @0.2.0-draft, @0.2.0-draft2: build it against one of these"},
+		{face("wasi:clocks/system-clock@0.2.0", function), "import wasi:clocks/system-clock@0.2.0 of [component.c] is not provided: of wasi:clocks, this is: wasi:clocks/monotonic-clock@0.2.12, wasi:clocks/timezone@0.2.12, wasi:clocks/wall-clock@0.2.12"},
+		{face("acme:door/lock@1.0.0", function), "import acme:door/lock@1.0.0 of [component.c] is not provided: no board has acme:door; a component can import from fermyon:spin, fermyon:spin-cron, spin:mqtt-trigger, wasi:cli, wasi:clocks, wasi:config, wasi:filesystem, wasi:http, wasi:io, wasi:keyvalue, wasi:logging, wasi:messaging, wasi:random, wasi:sockets, as they are in wit/"},
+		{face("wasi:random/random@0.2.3", function), "import wasi:random/random@0.2.3 of [component.c] is not provided in full: wasi:random/random@0.2.12 has no get; build it against that version"},
+		{function, "import get of [component.c] is not provided: a component can import interfaces only"},
 	} {
 		err := checkImports(allInterfaces, []engine.Extern{test.im}, "c", Grants{})
 		if got := fmt.Sprint(err); test.want == "" && err != nil || test.want != "" && got != test.want {
