@@ -15,9 +15,10 @@ import (
 )
 
 // Check compiles the components of a release and holds their imports against their grants, and their exports against the
-// triggers, as a board does at an install. components are wasm bytes by name; cacheDir keeps the compiled code.
+// triggers, as a board does at an install. components are wasm bytes by name, files are where they came from, for the errors;
+// cacheDir keeps the compiled code.
 // The error joins one line for each fault.
-func Check(_ context.Context, release wire.Release, components map[string][]byte, cacheDir string, log *slog.Logger) error {
+func Check(_ context.Context, release wire.Release, components map[string][]byte, files map[string]string, cacheDir string, log *slog.Logger) error {
 	e, err := engine.New(engine.Config{})
 	if err != nil {
 		return err
@@ -36,7 +37,11 @@ func Check(_ context.Context, release wire.Release, components map[string][]byte
 	for _, name := range slices.Sorted(maps.Keys(release.Components)) {
 		comp, err := cache.Load(release.Components[name].Digest.String(), func() ([]byte, error) { return components[name], nil })
 		if err != nil {
-			faults = append(faults, fmt.Errorf("component %q: %w", name, err))
+			var bad *engine.CompileError
+			if errors.As(err, &bad) {
+				err = bad // the digest tells the author nothing
+			}
+			faults = append(faults, fmt.Errorf("component %q (%s): %w", name, files[name], err))
 			continue
 		}
 		faults = append(faults, checkComponent(h, comp, name, release))

@@ -35,12 +35,12 @@ const (
 func (e *CompileError) Error() string {
 	switch e.Reason {
 	case CoreModule:
-		return "compile component: this is a core WebAssembly module, not a component; wrap it with `wasm-tools component new`"
+		return "this is a core WebAssembly module, not a component: wrap it with `wasm-tools component new`"
 	case NeedsWASIp3:
-		return "compile component: it needs the async component model (WASI 0.3), which this engine doesn't have; " +
+		return "it needs the async component model (WASI 0.3), which this engine doesn't have; " +
 			"build it for WASI 0.2: " + e.Err.Error()
 	}
-	return "compile component: not a valid WebAssembly component: " + e.Err.Error()
+	return "not a valid WebAssembly component: " + e.Err.Error()
 }
 
 func (e *CompileError) Unwrap() error { return e.Err }

@@ -17,12 +17,12 @@ import (
 var commands = append([]cli.Command{cli.Up(up), cli.Check}, cli.Commands()...)
 
 // check looks into components with the engine that boards have. Compiled code is kept: a check is followed by others.
-func check(ctx context.Context, release wire.Release, components map[string][]byte) error {
+func check(ctx context.Context, release wire.Release, components map[string][]byte, files map[string]string) error {
 	dir, err := os.UserCacheDir()
 	if err != nil {
 		return fmt.Errorf("find a folder for compiled code: %w", err)
 	}
-	return agent.Check(ctx, release, components, filepath.Join(dir, "dunlin", "code"), slog.New(slog.DiscardHandler))
+	return agent.Check(ctx, release, components, files, filepath.Join(dir, "dunlin", "code"), slog.New(slog.DiscardHandler))
 }
 
 // up is the local runtime.

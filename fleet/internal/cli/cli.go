@@ -33,8 +33,9 @@ type Env struct {
 	Getenv         func(string) string
 	Now            func() time.Time
 	Version        string
-	// Check looks into components before a push, at what their manifest can't say; nil for no check.
-	Check func(ctx context.Context, release wire.Release, components map[string][]byte) error
+	// Check looks into components before a push, at what their manifest can't say; nil for no check. components are bytes,
+	// files are where they came from, both by name.
+	Check func(ctx context.Context, release wire.Release, components map[string][]byte, files map[string]string) error
 }
 
 // Command is one entry of the command table.
@@ -133,7 +134,7 @@ func dispatch(ctx context.Context, env *Env, commands []Command, args []string) 
 		words := strings.Fields(c.Name)
 		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == c.Name {
 			for _, a := range args[len(words):] {
-				if a == "-h" || a == "--help" || a == "-help" {
+				if isHelp(a) {
 					_, err := fmt.Fprint(env.Stdout, c.Help)
 					return err
 				}
@@ -141,15 +142,41 @@ func dispatch(ctx context.Context, env *Env, commands []Command, args []string) 
 			return c.Run(ctx, env, args[len(words):])
 		}
 	}
+	if group := under(commands, args[0]); len(group) > 0 {
+		if len(args) == 2 && isHelp(args[1]) {
+			_, err := fmt.Fprint(env.Stdout, "Commands:\n"+table(group))
+			return err
+		}
+		return Hint(Usage("dunlin %s needs one more word", args[0]), "dunlin %s -h lists them", args[0])
+	}
 	return Hint(Usage("no command %q", args[0]), "dunlin -h lists the commands")
+}
+
+func isHelp(arg string) bool { return arg == "-h" || arg == "--help" || arg == "-help" }
+
+// under are the commands of two words that begin with word.
+func under(commands []Command, word string) (group []Command) {
+	for _, c := range commands {
+		if strings.HasPrefix(c.Name, word+" ") {
+			group = append(group, c)
+		}
+	}
+	return group
+}
+
+// table of commands, one line each.
+func table(commands []Command) string {
+	var b strings.Builder
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  %-12s %s\n", c.Name, c.Short)
+	}
+	return b.String()
 }
 
 func overview(commands []Command) string {
 	var b strings.Builder
 	b.WriteString("dunlin runs WebAssembly components as event handlers, and brings them to a fleet of boards.\n\nUsage:\n  dunlin COMMAND [flags]\n\nCommands:\n")
-	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-12s %s\n", c.Name, c.Short)
-	}
+	b.WriteString(table(commands))
 	b.WriteString("\ndunlin COMMAND -h tells more, with an example.\n\nExit codes: 0 done, 1 error, 2 wrong command line, 3 pushed but a device failed or refused it, 4 pushed but\ndevices were still at it when the time was over, 130 interrupted.\n")
 	return b.String()
 }

@@ -27,7 +27,9 @@ func TestMain(m *testing.M) {
 		"dunlin": func() {
 			env := &cli.Env{Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now, Version: "test"}
 			if refuse := os.Getenv("CHECK_REFUSES"); refuse != "" {
-				env.Check = func(context.Context, wire.Release, map[string][]byte) error { return errors.New(refuse) }
+				env.Check = func(context.Context, wire.Release, map[string][]byte, map[string]string) error {
+					return errors.New(refuse)
+				}
 			}
 			os.Exit(cli.Main(context.Background(), env, cli.Commands(), os.Args[1:]))
 		},

@@ -94,7 +94,7 @@ Example:
 			return err
 		}
 		if env.Check != nil {
-			if err := env.Check(ctx, r.release, r.components); err != nil {
+			if err := env.Check(ctx, r.release, r.components, r.files); err != nil {
 				return err
 			}
 		}

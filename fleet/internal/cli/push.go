@@ -108,7 +108,7 @@ func runPush(ctx context.Context, env *Env, args []string) error {
 		return err
 	}
 	if env.Check != nil {
-		if err := env.Check(ctx, r.release, r.components); err != nil {
+		if err := env.Check(ctx, r.release, r.components, r.files); err != nil {
 			return err
 		}
 	}
@@ -188,6 +188,7 @@ type localRelease struct {
 	release    wire.Release
 	manifest   []byte // canonical
 	components map[string][]byte
+	files      map[string]string // of the components
 }
 
 func (r *localRelease) size() (n int64) {
@@ -209,7 +210,7 @@ func readRelease(path string) (*localRelease, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &localRelease{components: map[string][]byte{}}
+	r := &localRelease{components: map[string][]byte{}, files: map[string]string{}}
 	blobs := map[string]manifest.Blob{}
 	for _, name := range slices.Sorted(maps.Keys(m.Components)) {
 		source := m.Components[name].Source
@@ -229,7 +230,7 @@ func readRelease(path string) (*localRelease, error) {
 		if len(c) == 0 {
 			return nil, fmt.Errorf("read component %s: %s is empty", name, source)
 		}
-		r.components[name] = c
+		r.components[name], r.files[name] = c, source
 		blobs[name] = manifest.Blob{Digest: wire.Sum(c), Size: int64(len(c))}
 	}
 	if r.release, err = m.Resolve(blobs); err != nil {

@@ -87,6 +87,7 @@ func (w *waiting) wait(ctx context.Context, c *client.Client, out *progress, tim
 
 // rows of the final table: our application on our boards.
 func (w *waiting) rows(list []model.Device, now time.Time) (rows []row, anyFailed bool) {
+	rows = []row{} // in JSON none is a list too
 	for _, d := range list {
 		if _, ours := w.generations[d.Name]; !ours {
 			continue
