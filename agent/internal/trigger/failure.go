@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Failure is why a Handler did not handle an event; none of the event's effects happened, unless Reason says otherwise.
+// Whoever makes one has logged it: what handles it further says only what it adds.
 type Failure struct {
 	Event  string // the event's id; log lines about it carry the same
 	Reason Reason
@@ -20,7 +22,7 @@ type Reason string
 const (
 	Busy        Reason = "busy"          // too many events wait: this one was not tried
 	Closed      Reason = "closed"        // this version takes no more events: ask for the handler again
-	Unavailable Reason = "unavailable"   // the component can't be loaded, or the store can't commit
+	Unavailable Reason = "unavailable"   // the component can't be loaded, or the store can't commit: wait, and acknowledge nothing
 	TooLarge    Reason = "payload-limit" // the event or the answer to it
 	TooSlow     Reason = "time-limit"
 	TooBig      Reason = "memory-limit"
@@ -58,4 +60,14 @@ func Guarded(ctx context.Context, h Handler, e *Event) (err error) {
 		}
 	}()
 	return h(ctx, e)
+}
+
+// RetryDelay before attempt n+1 of an event that has failed n times, from 1: 100 ms, 400 ms, 1.6 s, 6.4 s, 25.6 s, and no
+// more than 30 s.
+func RetryDelay(n int) time.Duration {
+	const first, most = 100 * time.Millisecond, 30 * time.Second
+	if n > 5 {
+		return most
+	}
+	return first << (2 * (max(n, 1) - 1))
 }

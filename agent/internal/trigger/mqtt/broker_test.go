@@ -118,6 +118,55 @@ func TestAFailingHandlerIsTriedAgainAndThenGivenUp(t *testing.T) {
 	}
 }
 
+func TestAMessageIsNotAcknowledgedWhileTheBoardCantCommit(t *testing.T) {
+	for _, qos := range []byte{1, 2} {
+		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
+			const fails = 3 * maxAttempts
+			var never, later atomic.Int32
+			var got record
+			proceed := make(chan struct{})
+			b := startBroker(t, Limits{}, Subscription{ID: "a", Filter: "#", QoS: 2, Handle: func(ctx context.Context, e *trigger.Event) error {
+				switch {
+				case e.MQTT.Topic == "never":
+					never.Add(1)
+					return unavailable()
+				case e.MQTT.Topic == "later" && later.Add(1) <= fails:
+					return unavailable()
+				case e.MQTT.Topic == "later":
+					<-proceed
+				}
+				return got.handle(ctx, e)
+			}})
+			b.queue.mu.Lock()
+			b.queue.delay = func(int) time.Duration { return time.Millisecond }
+			b.queue.mu.Unlock()
+			c := dial(t, b.Addr().String(), "")
+			stuck, token := c.Publish("never", qos, false, "n"), c.Publish("later", qos, false, "l")
+			waitFor(t, "the disk is back", func() bool { return later.Load() > fails })
+			select {
+			case <-token.Done():
+				t.Error("acknowledged before its effects were committed")
+			default:
+			}
+			close(proceed)
+			must(t, token)
+			must(t, c.Publish("other", qos, false, "o"))
+			if got.String() != "l o" {
+				t.Errorf("handled %q", &got)
+			}
+			waitFor(t, "many more attempts", func() bool { return never.Load() > fails })
+			select {
+			case <-stuck.Done():
+				t.Errorf("acknowledged without being handled: %v", stuck.Error())
+			default:
+			}
+			if n := b.Counters(); n.Failed != 0 || n.Handled != 2 {
+				t.Errorf("counters %+v", n)
+			}
+		})
+	}
+}
+
 func TestAnUpgradeLosesNoMessage(t *testing.T) {
 	var old, next record
 	closed := atomic.Bool{}

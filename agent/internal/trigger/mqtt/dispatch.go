@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,7 +17,8 @@ import (
 type dispatcher struct {
 	limits Limits
 	log    *slog.Logger
-	ctx    context.Context // of handlers
+	delay  func(n int) time.Duration // trigger.RetryDelay
+	ctx    context.Context           // of handlers
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
@@ -49,12 +51,13 @@ type lane struct {
 // job is one event. done may be nil.
 type job struct {
 	event    *trigger.Event
-	attempts int
+	attempts int // that failed by the handler's own fault
+	waits    int // attempts that failed by the board's
 	done     func()
 }
 
 func newDispatcher(l Limits, log *slog.Logger) *dispatcher {
-	d := &dispatcher{limits: l.complete(), log: log, bindings: map[string]*binding{}, idle: make(chan struct{})}
+	d := &dispatcher{limits: l.complete(), log: log, delay: trigger.RetryDelay, bindings: map[string]*binding{}, idle: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.stopOnce = sync.OnceValue(d.drain)
 	return d
@@ -327,17 +330,32 @@ func (d *dispatcher) after(b *binding, j *job, err error, gone bool) time.Durati
 		return 0
 	case reason == trigger.Closed || reason == trigger.Busy:
 		// It was not tried: an upgrade is under way, or too much waits.
-		return retryDelay(1)
+		return d.delay(1)
+	case reason == trigger.Unavailable && j.event.MQTT.QoS > 0:
+		// A full disk is not the message's fault: acknowledging it would lose it. The queue's bound holds its publisher back.
+		j.waits++
+		d.counters.Retried++
+		return d.delay(j.waits)
 	default:
 		j.attempts++
 		if j.event.MQTT.QoS > 0 && j.attempts < maxAttempts && reason != trigger.TooLarge && d.ctx.Err() == nil {
 			d.counters.Retried++
-			return retryDelay(j.attempts)
+			return d.delay(j.attempts)
 		}
 	}
 	d.counters.Failed++
-	d.log.Error("give up on message", "trigger", b.ID, "topic", j.event.MQTT.Topic, "attempts", j.attempts, "error", err)
+	d.giveUp(b, j, err)
 	return 0
+}
+
+// giveUp says that j will not be tried again. A Failure is in the log already, with its cause.
+func (d *dispatcher) giveUp(b *binding, j *job, err error) {
+	line := d.log.With("trigger", b.ID, "topic", j.event.MQTT.Topic, "attempts", j.attempts)
+	if f := (*trigger.Failure)(nil); errors.As(err, &f) {
+		line.Info("give up on message", "event", f.Event)
+		return
+	}
+	line.Error("give up on message", "error", err)
 }
 
 // stop takes no more, waits for the events that are being handled, and cancels them when the drain time is over. What

@@ -1,10 +1,13 @@
 package mqtt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -144,10 +147,83 @@ func TestQoS0MakesRoomForNewerQoS0Only(t *testing.T) {
 	})
 }
 
-func TestRetriesWaitLongerAndLonger(t *testing.T) {
-	for n, want := range map[int]time.Duration{0: 100, 1: 100, 2: 400, 3: 1600, 4: 5000, 1000: 5000} {
-		if got := retryDelay(n); got != want*time.Millisecond {
-			t.Errorf("retryDelay(%d) = %s, want %d ms", n, got, want)
+// unavailable is how a handler fails on a board that can't commit.
+func unavailable() error {
+	return &trigger.Failure{Event: "e-1", Reason: trigger.Unavailable, Err: errors.New("commit: no space left on device")}
+}
+
+func TestWhatTheBoardCantCommitIsNeverEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries, ended atomic.Int64
+		var got record
+		d := newDispatcher(Limits{QueueMessages: 2, Workers: 1}, quiet)
+		if _, err := d.set([]Subscription{{ID: "a", Filter: "#", QoS: 1, Handle: func(ctx context.Context, e *trigger.Event) error {
+			if e.MQTT.Topic == "stuck" {
+				tries.Add(1)
+				return unavailable()
+			}
+			return got.handle(ctx, e)
+		}}}); err != nil {
+			t.Fatal(err)
 		}
+		offer := func(topic string, qos byte, done func()) bool {
+			return d.offer(&trigger.Message{Topic: topic, Payload: []byte("x"), QoS: qos}, "", done) == nil
+		}
+		if !offer("stuck", 1, func() { ended.Add(1) }) {
+			t.Fatal("no room")
+		}
+		time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
+		synctest.Wait()
+		if n := tries.Load(); n < 100 || n > 130 || ended.Load() != 0 {
+			t.Errorf("in an hour tried %d times and ended %d times, want once in 30 s and never", n, ended.Load())
+		}
+		if !offer("free", 1, nil) {
+			t.Error("no room for another topic")
+		}
+		synctest.Wait()
+		if got.String() != "x" {
+			t.Error("another topic did not go on")
+		}
+		if !offer("stuck", 1, nil) || offer("stuck", 1, nil) {
+			t.Error("want room for one more, then the publisher held back")
+		}
+		if c := d.count(); c.Failed != 0 || c.Dropped != 0 {
+			t.Errorf("%+v, want nothing given up", c)
+		}
+		if err := d.stop(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
+		synctest.Wait()
+		if ended.Load() != 0 {
+			t.Error("ended by the stop")
+		}
+	})
+}
+
+func TestAFailureIsNotReportedTwice(t *testing.T) {
+	for name, c := range map[string]struct {
+		err         error
+		want, never string
+	}{
+		"reported by its handler": {&trigger.Failure{Event: "e-1", Reason: trigger.Trapped, Err: errors.New("unreachable")}, "level=INFO msg=\"give up on message\" trigger=a topic=t attempts=4 event=e-1", "unreachable"},
+		"a handler's panic":       {errors.New("handler panicked: bug"), "level=ERROR msg=\"give up on message\" trigger=a topic=t attempts=4 error=\"handler panicked: bug\"", "event="},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			d := newDispatcher(Limits{}, slog.New(slog.NewTextHandler(&log, nil)))
+			if _, err := d.set([]Subscription{{ID: "a", Filter: "#", QoS: 1, Handle: func(context.Context, *trigger.Event) error { return c.err }}}); err != nil {
+				t.Fatal(err)
+			}
+			d.offer(&trigger.Message{Topic: "t", QoS: 1}, "", nil)
+			time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
+			synctest.Wait()
+			if !strings.Contains(log.String(), c.want) || strings.Contains(log.String(), c.never) || strings.Count(log.String(), "\n") != 1 {
+				t.Errorf("%s: log %q, want one line with %q", name, &log, c.want)
+			}
+			if err := d.stop(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

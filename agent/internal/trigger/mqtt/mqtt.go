@@ -2,7 +2,8 @@
 //
 // An event is a message for one subscription. Events of one subscription on one topic are handled in order, those on other
 // topics beside them. A message of QoS 1 or 2 is acknowledged when every subscription that asked for QoS 1 or 2 has handled
-// it, or has failed maxAttempts times. So it is handled at least once over a crash of either side, and QoS 2 exactly once
+// it, or has failed maxAttempts times by its handler's fault; what the board is short of (a disk that can't be written, a
+// component that can't be loaded) is waited for, unacknowledged. So it is handled at least once over a crash of either side, and QoS 2 exactly once
 // while the agent runs. A message of QoS 0 is handled once or not at all: under load the oldest ones are dropped, and counted.
 //
 // What a handler publishes may trigger handlers in turn, itself included. Publish returns only when they are done, so a
@@ -49,7 +50,7 @@ func (m Message) check() error {
 type Counters struct {
 	Handled uint64 // acknowledged with their effects
 	Failed  uint64 // given up: QoS 0 after one attempt, else after maxAttempts
-	Retried uint64 // attempts after the first
+	Retried uint64 // attempts that are followed by another
 	Dropped uint64 // not tried: the queue was full, or the subscription is gone
 }
 
@@ -72,12 +73,3 @@ func (l Limits) complete() Limits {
 }
 
 const maxAttempts = 4 // the first, and three more
-
-// retryDelay before attempt n+1 of an event that has failed n times, from 1: 100 ms, 400 ms, 1.6 s, and no more than 5 s.
-func retryDelay(n int) time.Duration {
-	const first, most = 100 * time.Millisecond, 5 * time.Second
-	if n > 3 {
-		return most
-	}
-	return first << (2 * (max(n, 1) - 1))
-}
