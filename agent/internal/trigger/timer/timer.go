@@ -4,6 +4,7 @@ package timer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -50,10 +51,7 @@ type Config struct {
 	Drain   time.Duration        // how long Run waits for ticks in flight before it cancels them; 0: 10 s
 }
 
-const (
-	recheck    = time.Minute            // a wall clock that is set gives no sign: look at it this often while a cron line waits
-	retryPause = 100 * time.Millisecond // before a tick is offered again to a handler that could not take it
-)
+const recheck = time.Minute // a wall clock that is set gives no sign: look at it this often while a cron line waits
 
 // Source fires timers. It has no goroutine but one for each timer, which sleeps.
 type Source struct {
@@ -73,6 +71,7 @@ type running struct {
 	source *Source
 	sched  schedule
 	stop   context.CancelFunc // of its loop
+	ended  chan struct{}      // closed when gone
 
 	mu      sync.Mutex
 	timer   Timer
@@ -136,7 +135,7 @@ func (s *Source) Set(timers []Timer) error {
 			}
 			r.end()
 		}
-		r := &running{source: s, sched: scheds[i], timer: t}
+		r := &running{source: s, sched: scheds[i], ended: make(chan struct{}), timer: t}
 		s.timers[t.ID] = r
 		if s.started != nil {
 			r.start(s.started)
@@ -230,6 +229,9 @@ func (r *running) end() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.gone {
+		close(r.ended)
+	}
 	r.gone, r.waiting = true, nil
 }
 
@@ -310,7 +312,6 @@ func (r *running) fire(last, now time.Time) {
 // handle ticks, one after the other, until none waits.
 func (r *running) handle() {
 	defer r.source.ticks.Done()
-	ctx := r.source.handlers
 	for {
 		r.mu.Lock()
 		if len(r.waiting) == 0 {
@@ -321,28 +322,39 @@ func (r *running) handle() {
 		tick := r.waiting[0]
 		r.waiting = r.waiting[1:]
 		r.mu.Unlock()
-		for {
-			r.mu.Lock()
-			t, gone := r.timer, r.gone
-			r.mu.Unlock()
-			if gone {
-				break
-			}
-			tick.Actual, tick.ClockTrusted = r.source.cfg.Wall(), r.source.cfg.Trusted()
-			err := trigger.Guarded(ctx, t.Handle, &trigger.Event{Kind: trigger.KindTimer, Trigger: t.ID, At: time.Now(), Timer: tick})
-			reason := trigger.ReasonOf(err)
-			if reason != trigger.Closed && reason != trigger.Busy {
-				if err != nil {
-					r.source.log.Error("give up on tick", "trigger", t.ID, "scheduled", tick.Scheduled, "error", err)
-				}
-				break
-			}
+		r.take(tick)
+	}
+}
+
+// take a tick to its end. While nothing can take it, it is tried again, and what falls due meanwhile overlaps with it.
+func (r *running) take(tick *trigger.Tick) {
+	ctx := r.source.handlers
+	for waits := 0; ; {
+		r.mu.Lock()
+		t, gone := r.timer, r.gone
+		r.mu.Unlock()
+		if gone {
+			r.source.log.Info("drop tick: the timer has ended", "trigger", t.ID, "scheduled", tick.Scheduled)
+			return
+		}
+		tick.Actual, tick.ClockTrusted = r.source.cfg.Wall(), r.source.cfg.Trusted()
+		err := trigger.Guarded(ctx, t.Handle, &trigger.Event{Kind: trigger.KindTimer, Trigger: t.ID, At: time.Now(), Timer: tick})
+		pause := trigger.RetryDelay(1)
+		switch trigger.ReasonOf(err) {
+		case trigger.Closed, trigger.Busy:
 			// It was not tried: an upgrade is under way, or too much waits.
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(retryPause):
+		case trigger.Unavailable:
+			waits++
+			pause = trigger.RetryDelay(waits)
+		default:
+			if f := (*trigger.Failure)(nil); err != nil && !errors.As(err, &f) { // a Failure is in the log already
+				r.source.log.Error("give up on tick", "trigger", t.ID, "scheduled", tick.Scheduled, "error", err)
 			}
+			return
+		}
+		select {
+		case <-r.ended:
+		case <-time.After(pause):
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package timer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -291,6 +292,76 @@ func TestAnUpgradeLosesNoTickAndKeepsTheBeat(t *testing.T) {
 			t.Errorf("%d ticks of a timer that is gone", n)
 		}
 	})
+}
+
+func TestATickWaitsForABoardThatCantCommit(t *testing.T) {
+	for policy, want := range map[Overlap]string{OverlapSkip: "0 3 0", OverlapQueue: "0 0 0 0 0 0"} {
+		synctest.Test(t, func(t *testing.T) {
+			var got ticks
+			start := time.Now()
+			b := run(t, Config{}, Timer{ID: "a", Every: time.Minute, Overlap: policy, Handle: func(ctx context.Context, e *trigger.Event) error {
+				if time.Since(start) < 4*time.Minute+30*time.Second {
+					return &trigger.Failure{Reason: trigger.Unavailable, Err: errors.New("commit: no space left on device")}
+				}
+				return got.handle(ctx, e)
+			}})
+			defer b.stop()
+			pass(6*time.Minute + time.Second)
+			all := got.take()
+			missed := make([]string, len(all))
+			for i, k := range all {
+				missed[i] = fmt.Sprint(k.Missed)
+			}
+			if s := strings.Join(missed, " "); s != want {
+				t.Errorf("%s: missed counts %q, want %q: each firing is in a tick", policy, s, want)
+			}
+			if len(all) > 0 && (!all[0].Scheduled.Equal(start.Add(time.Minute)) || all[0].Actual.Sub(start) > 5*time.Minute) {
+				t.Errorf("%s: first tick %+v, want the one of minute 1, within half a minute of the disk being back", policy, all[0])
+			}
+		})
+	}
+}
+
+func TestATickThatWaitsDelaysNoStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		b := run(t, Config{}, Timer{ID: "a", Every: time.Minute, Handle: func(context.Context, *trigger.Event) error {
+			tries.Add(1)
+			return &trigger.Failure{Reason: trigger.Unavailable, Err: errors.New("load component: input/output error")}
+		}})
+		pass(time.Hour)
+		if n := tries.Load(); n < 100 || n > 130 {
+			t.Errorf("tried %d times in an hour, want once in 30 s", n)
+		}
+		at := time.Now()
+		b.stop()
+		if d := time.Since(at); d != 0 {
+			t.Errorf("the stop took %s", d)
+		}
+	})
+}
+
+func TestAFailureIsNotReportedTwice(t *testing.T) {
+	for want, err := range map[string]error{
+		"":                              &trigger.Failure{Reason: trigger.Trapped, Err: errors.New("unreachable")},
+		`error="handler panicked: bug"`: errors.New("handler panicked: bug"),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			s := New(Config{}, slog.New(slog.NewTextHandler(&log, nil)))
+			if err := s.Set([]Timer{{ID: "a", Every: time.Minute, Handle: func(context.Context, *trigger.Event) error { return err }}}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+			defer cancel()
+			if err := s.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			if got := log.String(); (want == "") != (got == "") || !strings.Contains(got, want) {
+				t.Errorf("log %q, want %q in it, or nothing", got, want)
+			}
+		})
+	}
 }
 
 func TestATimerThatHangsOrPanicsStopsNoOther(t *testing.T) {
