@@ -207,6 +207,7 @@ func (a *Agent) keep(ctx context.Context, name string, run func(context.Context)
 			return ctx.Err()
 		case <-time.After(5 * time.Second):
 		}
+		time.AfterFunc(time.Second, a.report) // if it runs by then, the fleet hears of it
 	}
 }
 

@@ -30,8 +30,28 @@ type deployment struct {
 
 // applications are the deployments that serve, one for each application.
 type applications struct {
-	mu  sync.Mutex
-	all map[string]*deployment
+	mu      sync.Mutex
+	all     map[string]*deployment
+	retired wire.Counters // of deployments that serve no more, since the agent started
+}
+
+// retire adds what d counted to the totals.
+func (s *applications) retire(d *deployment) {
+	n := d.counters()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired.Handled += n.Handled
+	s.retired.Failed += n.Failed
+}
+
+// counters of one deployment.
+func (d *deployment) counters() (c wire.Counters) {
+	for _, r := range d.runners {
+		n := r.Counters()
+		c.Handled += n.Handled
+		c.Failed += n.Failed
+	}
+	return c
 }
 
 func (s *applications) list() []*deployment {
@@ -233,6 +253,7 @@ func (a *Agent) serve(ctx context.Context, d *deployment) error {
 	a.log.Info("application serves", "application", app, "version", d.manifest.Version)
 	if old != nil {
 		old.close(ctx)
+		a.apps.retire(old)
 	}
 	return nil
 }
@@ -248,6 +269,7 @@ func (a *Agent) retire(ctx context.Context, app string) error {
 	}
 	a.log.Info("application is removed", "application", app, "version", old.manifest.Version)
 	old.close(ctx)
+	a.apps.retire(old)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -138,7 +139,8 @@ func readManifest(path string) (*manifest.Manifest, error) {
 }
 
 // follow calls changed after files were written, once a burst of writes is over, and follows the files that it returns.
-// Directories are watched, not files: compilers and editors replace files.
+// Directories are watched, not files: compilers and editors replace files. A directory that is gone (a build that cleans up
+// first) is waited for in the nearest one that is there.
 func follow(ctx context.Context, files []string, changed func() []string) error {
 	const quiet = 50 * time.Millisecond
 	w, err := fsnotify.NewWatcher()
@@ -146,24 +148,7 @@ func follow(ctx context.Context, files []string, changed func() []string) error 
 		return fmt.Errorf("watch files: %w", err)
 	}
 	defer w.Close()
-	watched := map[string]bool{}
-	watch := func(files []string) error {
-		clear(watched)
-		for _, f := range files {
-			abs, err := filepath.Abs(f)
-			if err != nil {
-				return fmt.Errorf("watch %s: %w", f, err)
-			}
-			watched[abs] = true
-			if err := w.Add(filepath.Dir(abs)); err != nil {
-				return fmt.Errorf("watch %s: %w", f, err)
-			}
-		}
-		return nil
-	}
-	if err := watch(files); err != nil {
-		return err
-	}
+	watched := watch(w, files)
 	var settle <-chan time.Time
 	for {
 		select {
@@ -172,14 +157,29 @@ func follow(ctx context.Context, files []string, changed func() []string) error 
 		case err := <-w.Errors:
 			return fmt.Errorf("watch files: %w", err)
 		case e := <-w.Events:
-			if watched[e.Name] && !e.Has(fsnotify.Chmod) {
-				settle = time.After(quiet)
+			for _, f := range watched {
+				if !e.Has(fsnotify.Chmod) && (f == e.Name || strings.HasPrefix(f, e.Name+string(filepath.Separator))) {
+					settle = time.After(quiet)
+				}
 			}
 		case <-settle:
 			settle = nil
-			if err := watch(changed()); err != nil {
-				return err
-			}
+			watched = watch(w, changed())
 		}
 	}
+}
+
+// watch the directories of files, and returns the files' absolute paths. What can't be watched is not there yet.
+func watch(w *fsnotify.Watcher, files []string) (paths []string) {
+	for _, f := range files {
+		abs, err := filepath.Abs(f)
+		if err != nil {
+			continue
+		}
+		paths = append(paths, abs)
+		for dir := filepath.Dir(abs); w.Add(dir) != nil && dir != filepath.Dir(dir); {
+			dir = filepath.Dir(dir)
+		}
+	}
+	return paths
 }

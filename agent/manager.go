@@ -125,7 +125,11 @@ func (m *manager) run(ctx context.Context) error {
 		if step, ok := reconcile.Next(o, want, time.Now()); ok && ctx.Err() == nil {
 			err := m.take(ctx, step)
 			housekeeping := step.Kind == reconcile.Retire || step.Kind == reconcile.Sweep
-			if err == nil || !housekeeping {
+			switch {
+			case err == nil:
+				m.succeed(step)
+				continue
+			case !housekeeping:
 				m.fail(step, err)
 				continue
 			}
@@ -170,8 +174,10 @@ func (m *manager) judge(ctx context.Context) {
 	defer m.mu.Unlock()
 	defer m.agent.report()
 	newer := string(m.envelope) != string(envelope) // arrived meanwhile, and is judged next
-	// Metadata that has expired is renewed by the fleet, or was only seen so by a clock that is wrong yet.
-	again := passing(err) || errors.Is(err, trust.Expired)
+	// Metadata that has expired is renewed by the fleet, or was only seen so by a clock that is wrong yet. What is no verdict (a
+	// disk that is full, a server that answers nonsense) says nothing about the envelope.
+	var verdict *trust.Error
+	again := err != nil && (!errors.As(err, &verdict) || errors.Is(err, trust.Expired))
 	switch {
 	case newer:
 	case again:
@@ -181,6 +187,11 @@ func (m *manager) judge(ctx context.Context) {
 		m.envelope = nil
 	}
 	if passing(err) {
+		return
+	}
+	if err != nil && verdict == nil {
+		m.agent.log.Warn("a desired state can't be judged yet", "cause", err)
+		m.refused = &wire.Refusal{Reason: wire.Clip(err.Error())} // said, since it may stay so
 		return
 	}
 	if err != nil {
@@ -213,7 +224,7 @@ func (m *manager) want() reconcile.Desired {
 // observe reads what the board has and runs.
 func (m *manager) observe() (reconcile.Observed, error) {
 	o := reconcile.Observed{Running: map[string]string{}, Previous: map[string]string{}, Releases: map[string]reconcile.Release{},
-		Content: map[string]bool{}, Prepared: map[string]bool{}}
+		Content: map[string]bool{}, Prepared: map[string]bool{}, Partial: map[string]bool{}}
 	_, up := m.agent.link.Session()
 	o.Offline = !up
 	m.mu.Lock()
@@ -228,10 +239,7 @@ func (m *manager) observe() (reconcile.Observed, error) {
 	}
 	for key, value := range records {
 		var rec installed
-		if err := json.Unmarshal(value, &rec); err != nil {
-			return o, fmt.Errorf("read install record %s: %w", key, err)
-		}
-		if rec.Previous != "" {
+		if json.Unmarshal(value, &rec) == nil && rec.Previous != "" {
 			o.Previous[key[len(installArea):]] = rec.Previous
 		}
 	}
@@ -256,14 +264,39 @@ func (m *manager) observe() (reconcile.Observed, error) {
 	}
 	for _, d := range digests {
 		o.Content[d] = true
-		o.Prepared[d] = m.agent.code.Has(d)
+		if m.agent.code.Has(d) {
+			o.Prepared[d] = true
+		}
+	}
+	partial, err := m.agent.store.Transfers()
+	if err != nil {
+		return o, err
+	}
+	for _, d := range partial {
+		o.Partial[d] = true
 	}
 	return o, nil
 }
 
+// succeed forgets the failures of a release that made progress; one that runs and was made whole is under way no longer.
+func (m *manager) succeed(s reconcile.Step) {
+	whole := false
+	for _, d := range m.agent.apps.list() {
+		whole = whole || wire.Digest(d.release.Digest()).String() == s.Release
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.failed, s.Release)
+	delete(m.offline, s.Release)
+	if whole {
+		delete(m.progress, s.Application)
+		m.agent.report()
+	}
+}
+
 // fail writes a failed step down: the release rests, and the report says why.
 func (m *manager) fail(s reconcile.Step, err error) {
-	if err == nil || errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) {
 		return
 	}
 	m.mu.Lock()

@@ -59,8 +59,11 @@ func (b *memoryBox) left() (topics []string) {
 func TestAReceiverThatIsAwayHoldsUpItsOwnTopicOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		box := &memoryBox{}
-		box.add("away", 3)
+		box.add("away", 500)
 		box.add("here", 700)
+		for i := range 400 {
+			box.add(fmt.Sprint("topic/", i), 1)
+		}
 		box.add("uplink:x", 1)
 		var mu sync.Mutex
 		sent, away := map[string][]uint64{}, true
@@ -93,7 +96,7 @@ func TestAReceiverThatIsAwayHoldsUpItsOwnTopicOnly(t *testing.T) {
 				t.Errorf("%s left in the order %v", topic, ids)
 			}
 		}
-		if len(sent["away"]) != 3 || len(sent["here"]) != 701 || len(sent["uplink:x"]) != 0 {
+		if len(sent["away"]) != 500 || len(sent["here"]) != 701 || len(sent["uplink:x"]) != 0 {
 			t.Errorf("sent %d away, %d here, %d uplink", len(sent["away"]), len(sent["here"]), len(sent["uplink:x"]))
 		}
 		cancel()

@@ -167,14 +167,15 @@ func (a *Agent) triggers() []wire.TriggerReport {
 
 func (a *Agent) counters() wire.Counters {
 	bus := a.bus.Counters()
-	c := wire.Counters{Retried: bus.Retried, Dropped: bus.Dropped}
+	a.apps.mu.Lock()
+	c := a.apps.retired
+	a.apps.mu.Unlock()
 	for _, d := range a.apps.list() {
-		for _, r := range d.runners {
-			n := r.Counters()
-			c.Handled += n.Handled
-			c.Failed += n.Failed
-		}
+		n := d.counters()
+		c.Handled += n.Handled
+		c.Failed += n.Failed
 	}
+	c.Retried, c.Dropped = bus.Retried, bus.Dropped
 	return c
 }
 

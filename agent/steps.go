@@ -121,6 +121,9 @@ func (m *manager) sweep(digests []string) error {
 		if err := m.agent.code.Drop(d); err != nil {
 			return err
 		}
+		if err := m.agent.store.EndTransfer(d); err != nil {
+			return err
+		}
 		if err := m.agent.store.Put(map[string][]byte{manifestArea + d: nil}); err != nil {
 			return err
 		}

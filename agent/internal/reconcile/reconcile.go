@@ -42,6 +42,7 @@ type Observed struct {
 	Releases map[string]Release // by digest: manifests that are on the board and verified
 	Content  map[string]bool    // digests of stored components
 	Prepared map[string]bool    // digests of components whose compiled code is in the cache
+	Partial  map[string]bool    // digests of components whose transfer has begun
 	Failed   map[string]Failure // by release digest
 	Offline  bool               // nothing can be fetched now; what is here already can be installed
 }
@@ -90,9 +91,9 @@ func Next(o Observed, d Desired, now time.Time) (Step, bool) {
 // that Next still gives no step for waits for something else, the link.
 func Wake(o Observed, d Desired, now time.Time) time.Time {
 	var at time.Time
-	for app, rel := range d.Apps {
+	for _, rel := range d.Apps {
 		f, failed := o.Failed[rel]
-		if failed && o.Running[app] != rel && f.Retry.After(now) && (at.IsZero() || f.Retry.Before(at)) {
+		if failed && f.Retry.After(now) && (at.IsZero() || f.Retry.Before(at)) {
 			at = f.Retry
 		}
 	}
@@ -101,9 +102,6 @@ func Wake(o Observed, d Desired, now time.Time) time.Time {
 
 func install(o Observed, d Desired, app string, now time.Time) (Step, bool) {
 	rel := d.Apps[app]
-	if o.Running[app] == rel {
-		return Step{}, false
-	}
 	if f, failed := o.Failed[rel]; failed && f.Generation == d.Generation && now.Before(f.Retry) {
 		return Step{}, false
 	}
@@ -129,6 +127,10 @@ func install(o Observed, d Desired, app string, now time.Time) (Step, bool) {
 			}
 		}
 	}
+	// A release that runs already went through the above too: what is damaged or gone of it is fetched again.
+	if o.Running[app] == rel {
+		return Step{}, false
+	}
 	return Step{Kind: Activate, Application: app, Release: rel}, true
 }
 
@@ -149,7 +151,7 @@ func unreferenced(o Observed, d Desired) []string {
 		}
 	}
 	var drop []string
-	for _, have := range []map[string]bool{o.Content, o.Prepared} {
+	for _, have := range []map[string]bool{o.Content, o.Prepared, o.Partial} {
 		for digest := range have {
 			if !keep[digest] {
 				drop = append(drop, digest)

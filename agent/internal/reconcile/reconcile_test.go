@@ -138,6 +138,34 @@ func TestWithoutALinkWhatIsHereIsInstalledAndNothingIsFetched(t *testing.T) {
 	}
 }
 
+func TestARunningReleaseThatLostAComponentOrItsCodeIsMadeWhole(t *testing.T) {
+	world := map[string]Release{"r1": {Application: "a", Components: []Content{{"c1", 1}, {"c2", 1}}}}
+	d := Desired{1, map[string]string{"a": "r1"}}
+	o := empty()
+	settle(t, &o, world, d)
+	delete(o.Content, "c1")
+	delete(o.Prepared, "c2")
+	if got := fmt.Sprint(settle(t, &o, world, d)); got != "[fetch-component prepare]" {
+		t.Errorf("steps %s", got)
+	}
+	delete(o.Releases, "r1")
+	if got := fmt.Sprint(settle(t, &o, world, d)); got != "[fetch-release]" {
+		t.Errorf("steps %s", got)
+	}
+}
+
+func TestATransferThatNobodyWantsAnyMoreIsSwept(t *testing.T) {
+	world := map[string]Release{"r1": {Application: "a", Components: []Content{{"c1", 1}}}}
+	o := empty()
+	d := Desired{1, map[string]string{"a": "r1"}}
+	settle(t, &o, world, d)
+	o.Partial = map[string]bool{"c9": true}
+	s, ok := Next(o, d, now)
+	if !ok || s.Kind != Sweep || fmt.Sprint(s.Drop) != "[c9]" {
+		t.Errorf("step %v", s)
+	}
+}
+
 func TestNothingIsSweptWhileAWantedManifestIsUnknown(t *testing.T) {
 	o := empty()
 	o.Content["c1"] = true

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -256,7 +257,7 @@ func (s *Store) prepare(torn bool) error {
 	} else if err != nil {
 		s.log.Warn("clean up after an interrupted run", "error", err) // a full disk must not keep a board from starting
 	}
-	return s.view(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketData, bucketBlobs, bucketStaging, bucketTransfers} {
 			if tx.Bucket(name) == nil {
 				return damaged("bucket %q is missing", name)
@@ -265,15 +266,33 @@ func (s *Store) prepare(torn bool) error {
 		s.durable.Store(tx.Bucket(bucketData).Sequence())
 		return s.surveyRows(tx)
 	})
+	if err != nil || len(s.unreadable) == 0 {
+		return err
+	}
+	return s.update(func(tx *bolt.Tx) error {
+		for _, k := range s.unreadable {
+			if err := tx.Bucket(bucketData).Delete(k); err != nil {
+				return err
+			}
+		}
+		s.unreadable = nil
+		return nil
+	})
 }
 
-// surveyRows reads all rows once. A damaged one is logged and stays an error for whoever reads it: losing one value is better
-// than setting everything aside. Only here it shows when the damage is in a key, which nobody would ask for any more.
+// surveyRows reads all rows once. A damaged one is logged: losing one value is better than setting everything aside. A
+// keyvalue row stays an error for the handler that reads it. A record or a message is dropped, because its reader could only
+// stop: what a record said is fetched from the fleet again. Only here it shows when the damage is in a key, which nobody
+// would ask for any more.
 func (s *Store) surveyRows(tx *bolt.Tx) error {
 	return scan(tx, nil, nil, func(k, row []byte) (bool, error) {
 		if _, err := unseal(k, row); err != nil {
 			s.damaged++
 			s.log.Error("row of the store is damaged", "path", s.path, "error", err)
+			if k[0] == kindRecord || k[0] == kindOutbox {
+				s.unreadable = append(s.unreadable, bytes.Clone(k))
+				return true, nil
+			}
 		}
 		if k[0] == kindOutbox {
 			s.outboxBytes.Add(int64(len(row)))

@@ -75,6 +75,7 @@ type Store struct {
 	outboxLimit int64
 	durable     atomic.Uint64 // the newest outbox id that is on the disk
 	damaged     int           // rows that didn't match their checksum at Open
+	unreadable  [][]byte      // of those, the records and messages, until clean has dropped them
 	dropped     atomic.Uint64
 	commits     atomic.Uint64
 	stage       atomic.Uint64 // names the blobs that are being stored
