@@ -31,7 +31,8 @@ var (
 // reserve is the room on the disk that uploads leave free, in bytes: the database needs it.
 const reserve = 64 << 20
 
-// Blobs is content by digest, one file each: blobs/<hex>; an unfinished upload is uploads/<hex>. Safe for concurrent use.
+// Blobs is content by digest, one file each: blobs/<hex>; an unfinished upload is uploads/<hex>. Blobs stay: they belong to
+// releases, signed history that any board may be sent back to, and are bases of patches. Safe for concurrent use.
 type Blobs struct {
 	blobs, uploads string
 

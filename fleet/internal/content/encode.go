@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"dunlin.dev/dunlin/fleet/internal/store"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -29,7 +30,7 @@ const (
 )
 
 // encodings makes and keeps encodings of blobs as files: <target>.zst, and <target>-<base>.zst for a patch.
-// One is made at a time, in a goroutine of its own; each is made once.
+// One is made at a time, in a goroutine of its own; each is made once, and again after it was evicted.
 type encodings struct {
 	dir   string
 	blobs *Blobs
@@ -37,18 +38,26 @@ type encodings struct {
 	ctx   context.Context
 	group sync.WaitGroup
 
-	mu     sync.Mutex
-	making map[string]*making
+	limit int64 // bytes of all encodings
+	now   func() time.Time
+
+	mu   sync.Mutex
+	jobs map[string]*job  // by path, being made
+	kept map[string]*kept // by path
 }
 
-type making struct {
+type job struct {
 	done chan struct{}
 	err  error
 }
 
 func openEncodings(ctx context.Context, dir string, blobs *Blobs) (*encodings, error) {
-	e := &encodings{dir: filepath.Join(dir, "encodings"), blobs: blobs, slot: make(chan struct{}, 1), ctx: ctx, making: map[string]*making{}}
+	e := &encodings{dir: filepath.Join(dir, "encodings"), blobs: blobs, slot: make(chan struct{}, 1), ctx: ctx,
+		limit: maxEncodingsBytes, now: time.Now, jobs: map[string]*job{}, kept: map[string]*kept{}}
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open encodings: %w", err)
+	}
+	if err := e.takeStock(); err != nil {
 		return nil, fmt.Errorf("open encodings: %w", err)
 	}
 	return e, nil
@@ -65,17 +74,23 @@ func (e *encodings) path(kind wire.EncodingKind, target, base wire.Digest) strin
 	return filepath.Join(e.dir, name+".zst")
 }
 
-// ensure makes an encoding unless it is there, and waits for it; ctx ends the waiting, never the making.
+// ensure makes an encoding unless it is there, and waits for it; ctx ends the waiting, never the making. Its file stays for
+// servedFor at least.
 func (e *encodings) ensure(ctx context.Context, kind wire.EncodingKind, target, base wire.Digest) (path string, err error) {
 	path = e.path(kind, target, base)
-	if _, err := os.Stat(path); err == nil || kind == wire.EncodingRaw {
+	if kind == wire.EncodingRaw {
+		_, err := os.Stat(path)
 		return path, err
 	}
 	e.mu.Lock()
-	m := e.making[path]
+	if e.use(path) {
+		e.mu.Unlock()
+		return path, nil
+	}
+	m := e.jobs[path]
 	if m == nil {
-		m = &making{done: make(chan struct{})}
-		e.making[path] = m
+		m = &job{done: make(chan struct{})}
+		e.jobs[path] = m
 		e.group.Go(func() { e.make(m, path, kind, target, base) })
 	}
 	e.mu.Unlock()
@@ -87,10 +102,10 @@ func (e *encodings) ensure(ctx context.Context, kind wire.EncodingKind, target, 
 	}
 }
 
-func (e *encodings) make(m *making, path string, kind wire.EncodingKind, target, base wire.Digest) {
+func (e *encodings) make(m *job, path string, kind wire.EncodingKind, target, base wire.Digest) {
 	defer func() {
 		e.mu.Lock()
-		delete(e.making, path)
+		delete(e.jobs, path)
 		e.mu.Unlock()
 		close(m.done)
 	}()
@@ -115,7 +130,7 @@ func (e *encodings) write(path string, kind wire.EncodingKind, target, base wire
 	if err := room(e.dir, n); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(e.dir, ".making-")
+	tmp, err := os.CreateTemp(e.dir, making)
 	if err != nil {
 		return err
 	}
@@ -136,7 +151,10 @@ func (e *encodings) write(path string, kind wire.EncodingKind, target, base wire
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	return store.SyncDir(e.dir)
+	if err := store.SyncDir(e.dir); err != nil {
+		return err
+	}
+	return e.keep(path)
 }
 
 func (e *encodings) writePatch(w io.Writer, target, base wire.Digest) error {
