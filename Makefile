@@ -1,4 +1,4 @@
-# `make` lists the targets. Everything that a target makes is in bin/, dist/, .tools/ or .demo/, which git ignores.
+# `make` lists the targets. Everything that a target makes is in bin/, dist/ or .tools/, which git ignores.
 
 # Tools too large to be dependencies of the module; small ones are `tool` lines in go.mod.
 GOLANGCI_LINT_VERSION := v2.15.0
@@ -113,7 +113,7 @@ packages: toolchain .tools/goreleaser-$(GORELEASER_VERSION) ## make archives and
 
 .PHONY: clean
 clean: ## remove what the targets made, except the tools in .tools/, which take minutes
-	rm -rf bin dist .demo
+	rm -rf bin dist
 
 # --- tools -----------------------------------------------------------------------------------------------------------
 
