@@ -47,5 +47,8 @@ func Check(_ context.Context, release wire.Release, components map[string][]byte
 		faults = append(faults, checkComponent(h, comp, name, release))
 		comp.Close()
 	}
-	return errors.Join(faults...)
+	return errors.Join(append(faults, cache.Prune(maxCheckCache))...)
 }
+
+// maxCheckCache bounds the folder that Check leaves compiled code in: a dozen large components.
+const maxCheckCache = 512 << 20

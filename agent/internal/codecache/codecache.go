@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -93,8 +94,9 @@ func (c *Cache) sound(path string) (*engine.Component, error) {
 }
 
 // Drop removes a component's entry.
-func (c *Cache) Drop(digest string) error {
-	path := c.path(digest)
+func (c *Cache) Drop(digest string) error { return c.drop(c.path(digest)) }
+
+func (c *Cache) drop(path string) error {
 	c.mu.Lock()
 	delete(c.verified, path)
 	c.mu.Unlock()
@@ -102,6 +104,34 @@ func (c *Cache) Drop(digest string) error {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("drop compiled code: %w", err)
 		}
+	}
+	return nil
+}
+
+// Prune drops the entries that were made first until the rest has at most limit bytes.
+func (c *Cache) Prune(limit int64) error {
+	files, err := os.ReadDir(c.dir)
+	if err != nil {
+		return fmt.Errorf("prune code cache: %w", err)
+	}
+	var entries []fs.FileInfo
+	var size int64
+	for _, f := range files {
+		info, err := f.Info()
+		if err == nil && !strings.HasSuffix(f.Name(), ".sum") {
+			entries = append(entries, info)
+			size += info.Size()
+		}
+	}
+	slices.SortFunc(entries, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, e := range entries {
+		if size <= limit {
+			return nil
+		}
+		if err := c.drop(filepath.Join(c.dir, e.Name())); err != nil {
+			return err
+		}
+		size -= e.Size()
 	}
 	return nil
 }

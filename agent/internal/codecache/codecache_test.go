@@ -174,3 +174,18 @@ func TestWhatDoesNotCompileLeavesNothing(t *testing.T) {
 		t.Errorf("left are %v, %v", entries, err)
 	}
 }
+
+func TestPruneDropsTheOldestBeyondTheLimit(t *testing.T) {
+	c, load, compiled, _ := cache(t, t.TempDir())
+	load()
+	if err := c.Prune(1 << 30); err != nil || !c.Has(digest) {
+		t.Errorf("below the limit: %v, has it: %v", err, c.Has(digest))
+	}
+	if err := c.Prune(0); err != nil || c.Has(digest) {
+		t.Errorf("over the limit: %v, has it: %v", err, c.Has(digest))
+	}
+	load()
+	if n := compiled.Load(); n != 2 {
+		t.Errorf("compiled %d times", n)
+	}
+}
