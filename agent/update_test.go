@@ -299,6 +299,27 @@ func TestAnApplicationThatIsNotDesiredIsRemoved(t *testing.T) {
 	}
 }
 
+// A fleet server tries only the first few bases that a board names.
+func TestTheRunningVersionIsNamedFirstAsABase(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	boardOf(t, f)
+	other := f.push("1.0.0", hello1, func(r *wire.Release) { r.Application, r.Triggers.HTTP[0].Route = "other", "/other" })
+	f.install(other, f.push("1.0.0", counter, counting))
+	f.install(other, f.push("1.1.0", counter2, counting))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, g := range f.asked {
+		if g.Offer != nil && g.Offer.Target == wire.Sum(counter2) {
+			if len(g.Offer.Have) != 2 || g.Offer.Have[0] != wire.Sum(counter) {
+				t.Errorf("it names %v, want %s first", g.Offer.Have, wire.Sum(counter))
+			}
+			return
+		}
+	}
+	t.Error("no offer was asked for")
+}
+
 func TestTwoApplicationsCantServeTheSamePaths(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
