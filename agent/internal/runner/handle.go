@@ -95,7 +95,7 @@ func (x *run) handle(ctx context.Context) error {
 	defer context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })()
 	if h := x.event.HTTP; h != nil {
 		x.body = newReplay(h.Request)
-		x.resp = newResponse(h, x.body, x.cfg.Limits.Payload)
+		x.resp = newResponse(x.ctx, h, x.body, x.cfg.Limits.Payload)
 		defer x.resp.end()
 	}
 	for n := 1; ; n++ {

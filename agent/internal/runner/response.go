@@ -1,9 +1,11 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,9 +18,14 @@ const (
 	maxHeld     = 1 << 20               // of a response that waits for the commit of its event's effects
 	maxSmall    = 32 << 10              // of one that waits for nothing
 	streamDelay = 10 * time.Millisecond // after which a response that waits for nothing is begun
+	patience    = 30 * time.Second      // with a client that takes nothing of a response
+	maxPiece    = 32 << 10              // bytes that it must take meanwhile
 )
 
-var errClient = errors.New("write to the client")
+var (
+	errClient = errors.New("write to the client")
+	past      = time.Unix(1, 0)
+)
 
 // response holds a guest's response until the effects that it may tell about are durable.
 //
@@ -33,9 +40,11 @@ type response struct {
 	limit   int64 // of the body
 	head    bool  // the request is a HEAD
 	body    *replay
+	ctx     context.Context // of the runner: ends every write
 
 	streaming atomic.Bool // the response is begun
-	blocked   atomic.Bool // the connection's deadlines may be in the past
+	blocked   atomic.Bool // the event is over: the connection's deadlines may be in the past
+	unwatch   func()      // ctx is over for the response
 
 	mu      sync.Mutex
 	status  int // 0 before Start
@@ -49,10 +58,21 @@ type response struct {
 	timer   *time.Timer
 }
 
-func newResponse(h *trigger.HTTP, body *replay, limit int64) *response {
-	return &response{
-		w: h.Response, control: http.NewResponseController(h.Response), limit: limit, head: h.Request.Method == http.MethodHead, body: body,
+func newResponse(ctx context.Context, h *trigger.HTTP, body *replay, limit int64) *response {
+	r := &response{
+		w: h.Response, control: http.NewResponseController(h.Response), limit: limit, head: h.Request.Method == http.MethodHead, body: body, ctx: ctx,
 	}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = r.control.SetWriteDeadline(past) // a writer without deadlines does not block
+	})
+	r.unwatch = func() {
+		if !stop() {
+			<-done
+		}
+	}
+	return r
 }
 
 // begin a run of the event.
@@ -164,11 +184,28 @@ func (r *response) write() error {
 	}
 	b := r.held
 	r.held = nil
-	if len(b) == 0 {
-		return nil
+	for piece := range slices.Chunk(b, maxPiece) {
+		if err := r.wait(); err != nil {
+			return err
+		}
+		if _, err := r.w.Write(piece); errors.Is(err, http.ErrBodyNotAllowed) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("%w: %w", errClient, err)
+		}
 	}
-	if _, err := r.w.Write(b); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
-		return fmt.Errorf("%w: %w", errClient, err)
+	return nil
+}
+
+// wait for the client anew.
+func (r *response) wait() error {
+	_ = r.control.SetWriteDeadline(time.Now().Add(patience)) // a writer without deadlines does not block
+	// Whoever ends the write sets this first and the deadline then: it is either seen here, or sets its own after ours.
+	switch {
+	case r.ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", errClient, context.Cause(r.ctx))
+	case r.blocked.Load():
+		return fmt.Errorf("%w: the event is over", errClient)
 	}
 	return nil
 }
@@ -199,12 +236,15 @@ func (r *response) send() error {
 	return nil
 }
 
-// end the event: what may still come from its timer is too late.
+// end the event: what may still come from its timer is too late. What net/http writes of the response after this, or of an
+// answer in its stead, has its time too; net/http removes the deadline from the connection then.
 func (r *response) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stop()
+	r.unwatch()
 	r.unblock()
+	_ = r.control.SetWriteDeadline(time.Now().Add(patience)) // a writer without deadlines does not block
 }
 
 // unblock the connection for an answer after the event's end.
@@ -212,7 +252,7 @@ func (r *response) unblock() {
 	if r.blocked.Swap(false) {
 		// net/http takes a Read that timed out for the end of the connection, and cancels all that comes on it.
 		r.w.Header().Set("Connection", "close")
-		_ = errors.Join(r.control.SetReadDeadline(time.Time{}), r.control.SetWriteDeadline(time.Time{})) // best effort: the answer fails else
+		_ = r.control.SetReadDeadline(time.Time{}) // best effort: the answer fails else
 	}
 }
 
