@@ -59,9 +59,9 @@ func (l *Linker) fill(i *Instance) error {
 		if err := s.enter(); err != nil {
 			return err
 		}
-		s.running++
+		s.running.Add(1)
 		cerr := takeError(C.wasmtime_component_linker_instantiate(l.ptr, s.c.ctx, c.ptr, &i.c))
-		s.running--
+		s.running.Add(-1)
 		if cerr == nil {
 			return nil
 		}
@@ -100,9 +100,9 @@ func (i *Instance) Call(x *Export, args ...Val) (Val, error) {
 	if err != nil {
 		return Val{}, fmt.Errorf("call %s: %w", x.name, err)
 	}
-	s.running++
+	s.running.Add(1)
 	cerr := takeError(C.dunlin_call(s.c, &i.c, x.index, C.bool(x.result)))
-	s.running--
+	s.running.Add(-1)
 	if cerr != nil {
 		return Val{}, s.failure("call "+x.name, false, cerr)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +138,51 @@ func TestALoopWithoutHostCallsIsInterrupted(t *testing.T) {
 	_, err := call("loop")
 	if trap := asTrap(t, err); trap.Code != engine.TrapInterrupt || !errors.Is(err, errDone) {
 		t.Fatalf("%#v", trap)
+	}
+}
+
+// A guest that is just looking at the epoch for a neighbour's sake when its own turn comes must not miss it. The debug build
+// makes that moment long.
+func TestGuestsThatAreInterruptedTogetherAllEnd(t *testing.T) {
+	e := enginetest.Shared(t)
+	c := enginetest.Compile(t, e, faultsWat)
+	started := make(chan struct{}, 1)
+	l := enginetest.Linker(t, e, map[string]engine.Interface{"": {Funcs: map[string]engine.HostFunc{"host": func(s *engine.Store, _ []engine.Val) (engine.Val, error) {
+		if first := s.Data().(*atomic.Bool); !first.Swap(true) {
+			started <- struct{}{}
+		}
+		return engine.U32(0), nil
+	}}}})
+	loop := export(t, c, "hostloop")
+	const guests = 8
+	for round := range 20 {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		ended := make(chan error, guests)
+		for range guests {
+			go func() {
+				s := e.NewStore(ctx, engine.Limits{}, new(atomic.Bool))
+				defer s.Close()
+				i, err := l.Instantiate(s, c)
+				if err == nil {
+					_, err = i.Call(loop)
+				}
+				ended <- err
+			}()
+		}
+		for range guests {
+			<-started
+		}
+		cancel(errDone)
+		for n := range guests {
+			select {
+			case err := <-ended:
+				if trap := asTrap(t, err); trap.Code != engine.TrapInterrupt || !errors.Is(err, errDone) {
+					t.Fatalf("%#v", trap)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("round %d: %d of %d guests run on", round, guests-n, guests)
+			}
+		}
 	}
 }
 

@@ -165,9 +165,9 @@ func dunlinHostDrop(store, fn C.uintptr_t, rep C.uint32_t) C.bool {
 
 // guard turns a panic into an error: a panic must not unwind C's frames.
 func (s *Store) guard(f func() error) (err error) {
-	s.running++
+	s.running.Add(1)
 	defer func() {
-		s.running--
+		s.running.Add(-1)
 		if p := recover(); p != nil {
 			err = &HostPanic{p, debug.Stack()}
 		}

@@ -2,6 +2,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef DUNLIN_DEBUG
+#include <unistd.h>
+#endif
 
 #include "shim.h"
 
@@ -48,6 +51,9 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t 
   (void)ctx;
   dunlin_store *s = data;
   if (__atomic_load_n(&s->interrupted, __ATOMIC_SEQ_CST)) return wasmtime_error_new("interrupted");
+#ifdef DUNLIN_DEBUG
+  usleep(200); // an interruption that falls in here is missed, unless it is repeated
+#endif
   *delta = 1;
   *kind = WASMTIME_UPDATE_DEADLINE_CONTINUE;
   return NULL;

@@ -9,8 +9,12 @@ import (
 	"math"
 	"runtime/cgo"
 	"sync"
+	"sync/atomic"
+	"time"
 	"unsafe"
 )
+
+const interruptAgain = 5 * time.Millisecond
 
 // Limits of one store. Zero fields mean the engine's defaults.
 type Limits struct {
@@ -31,13 +35,14 @@ type Store struct {
 	instances int
 	slots     int64
 	used      []*Component // kept until Close
-	running   int          // calls under way, either way
+	running   atomic.Int32 // calls under way, either way
 	args      []Val        // of host calls, used again
 	hostErr   error        // of the host function that ended the guest's call
 	hostName  string       // of the host function that ran last
 
 	stop   func() bool
-	mu     sync.Mutex // between Close and the end of ctx
+	mu     sync.Mutex  // between Close and the end of ctx
+	again  *time.Timer // of interrupt
 	closed mark
 }
 
@@ -62,22 +67,35 @@ func (e *Engine) NewStore(ctx context.Context, l Limits, data any) *Store {
 	return s
 }
 
-// interrupt ends what runs in this store; the epoch makes every running guest look, and the others go on.
+// interrupt ends what runs in this store; the epoch makes every running guest look, and the others go on. A guest that looked
+// just before, for another store's sake, counts its deadline from the new epoch and misses it: so again, until the call is over.
 func (s *Store) interrupt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed.Load() {
-		C.dunlin_store_interrupt(s.c, s.engine.ptr)
+	if s.closed.Load() {
+		return
+	}
+	C.dunlin_store_interrupt(s.c, s.engine.ptr)
+	switch {
+	case s.running.Load() == 0:
+		// A call that begins after this sees the flag.
+	case s.again == nil:
+		s.again = time.AfterFunc(interruptAgain, s.interrupt)
+	default:
+		s.again.Reset(interruptAgain)
 	}
 }
 
 // Close ends the store and everything in it. Host resources that the guest still held are the host's to clean up: no Drop runs.
 func (s *Store) Close() {
-	if s.running > 0 {
+	if s.running.Load() > 0 {
 		panic("engine: Close of a store while a call runs in it")
 	}
 	s.mu.Lock()
 	first := s.closed.close()
+	if s.again != nil {
+		s.again.Stop()
+	}
 	s.mu.Unlock()
 	if !first {
 		return
@@ -109,9 +127,9 @@ func (s *Store) Drop(v Val) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
-	s.running++
+	s.running.Add(1)
 	cerr := takeError(C.dunlin_drop_guest(s.c, C.uint32_t(v.num)))
-	s.running--
+	s.running.Add(-1)
 	return s.failure("drop resource", false, cerr)
 }
 
