@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,14 +74,27 @@ func held(t *testing.T, ctx context.Context, w http.ResponseWriter, req *http.Re
 	return r
 }
 
+// counting counts the writes that were begun.
+type counting struct {
+	http.ResponseWriter
+	n *atomic.Int32
+}
+
+func (c counting) Write(p []byte) (int, error) {
+	c.n.Add(1)
+	return c.ResponseWriter.Write(p)
+}
+
+func (c counting) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
 func TestALargeResponseToAClientThatReadsNothingEndsWithItsRunner(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	begun, sent := make(chan *response, 1), make(chan error, 1)
+	var pieces atomic.Int32
+	sent := make(chan error, 1)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r := held(t, ctx, w, req, maxHeld)
+		r := held(t, ctx, counting{w, &pieces}, req, maxHeld)
 		defer r.end()
-		begun <- r
 		err := r.send()
 		sent <- err
 		if err != nil {
@@ -106,8 +120,14 @@ func TestALargeResponseToAClientThatReadsNothingEndsWithItsRunner(t *testing.T) 
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	r := <-begun
-	waitFor(t, r.streaming.Load)
+	// Until the connection takes no more: nothing is begun for a while.
+	waitFor(t, func() bool { return pieces.Load() > 0 })
+	for before := int32(0); before != pieces.Load(); <-time.After(50 * time.Millisecond) {
+		before = pieces.Load()
+	}
+	if n := pieces.Load(); n == maxHeld/maxPiece {
+		t.Error("the connection took all of it")
+	}
 	cancel()
 	waitFor(t, func() bool { return len(sent) == 1 })
 	if err := <-sent; !errors.Is(err, errClient) {
