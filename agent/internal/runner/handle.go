@@ -151,9 +151,14 @@ func (x *run) once(ctx context.Context, again bool) error {
 		return err
 	}
 	// The client may be gone or the agent about to stop: the event has been handled, and its effects are kept.
-	if err := tx.Commit(context.WithoutCancel(ctx)); errors.Is(err, store.ErrConflict) {
+	err = tx.Commit(context.WithoutCancel(ctx))
+	if errors.Is(err, store.ErrConflict) && !tx.Writes() && x.resp != nil && x.resp.streaming.Load() {
+		err = nil // a page whose sending had begun shows what was there then; nothing hangs on it, and cutting it off helps nobody
+	}
+	if errors.Is(err, store.ErrConflict) {
 		return store.ErrConflict
-	} else if err != nil {
+	}
+	if err != nil {
 		return failure(trigger.Unavailable, err)
 	}
 	if x.resp != nil {

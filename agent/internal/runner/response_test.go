@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -10,7 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/test/guests"
 )
 
 // answering is a response to a recorder, in a run that has begun.
@@ -180,5 +183,25 @@ func TestDurationsAreWithinTenPercent(t *testing.T) {
 	s.ended(&trigger.Failure{Reason: trigger.Busy}, 0)
 	if c := s.read(); c.P50 != 0 || c.Failed != 1 || c.Reasons[trigger.Busy] != 1 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// contested is a transaction whose reads have always changed by its end.
+type contested struct{ Tx }
+
+func (contested) Commit(context.Context) error { return store.ErrConflict }
+
+func TestAPageThatOnlyReadAndIsOnItsWayIsNotCutOff(t *testing.T) {
+	f := start(t, guests.HelloHTTP, Limits{})
+	begin := f.cfg.Begin
+	f.cfg.Begin = func() Tx { return contested{begin()} }
+	body := strings.Repeat("x", 3*maxSmall)
+	e, w := request(http.MethodPost, "/echo", strings.NewReader(body))
+	if err := f.Handle(t.Context(), e); err != nil || w.Body.String() != body {
+		t.Errorf("streamed: %d bytes, %v", w.Body.Len(), err)
+	}
+	e, _ = request(http.MethodGet, "/", nil)
+	if err := f.Handle(t.Context(), e); trigger.ReasonOf(err) != trigger.Conflicted {
+		t.Errorf("a response that can be made again: %v, want a conflict after several runs", err)
 	}
 }
