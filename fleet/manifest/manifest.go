@@ -124,19 +124,10 @@ func readComponent(t *table) Component {
 	c.Grants.Outbound = t.list("allowed_outbound_hosts", func(s string) error { _, err := wire.ParseOutbound(s); return err })
 	c.Grants.KeyValue = t.list("key_value_stores", func(s string) error { return wire.CheckName("key-value store", s) })
 	c.Grants.Publish = t.list("publish", func(s string) error { return wire.CheckFilter(strings.TrimPrefix(s, wire.UplinkPrefix)) })
-	if v := t.sub("variables", t.name+" variables"); v != nil {
-		for _, e := range v.n.keys {
-			if err := wire.CheckVariable(e.name); err != nil {
-				v.f.add(e.at, "%s", err)
-			}
-			if s, ok := v.str(e); ok {
-				if c.Grants.Variables == nil {
-					c.Grants.Variables = map[string]string{}
-				}
-				c.Grants.Variables[e.name] = s
-			}
-		}
-	}
+	c.Grants.BlobStores = t.list("blob_stores", func(s string) error { return wire.CheckName("blob store", s) })
+	c.Grants.Variables = t.texts("variables", wire.CheckVariable)
+	c.Grants.Environment = t.texts("environment", wire.CheckEnvironment)
+	c.Grants.Directory = t.checked(t.find("directory"), wire.CheckDirectory)
 	c.Grants.Limits = wire.DefaultLimits()
 	if l := t.sub("limits", t.name+" limits"); l != nil {
 		d := &c.Grants.Limits
@@ -144,6 +135,12 @@ func readComponent(t *table) Component {
 		d.Time = wire.Duration(l.duration(l.find("time"), wire.MinTime, wire.MaxTime, time.Duration(d.Time)))
 		d.Payload = l.size("payload", 1, wire.MaxPayload, d.Payload)
 		d.Concurrency = int(l.integer("concurrency", 1, wire.MaxConcurrency, int64(d.Concurrency)))
+		d.CPU = wire.Duration(l.duration(l.find("cpu"), wire.MinTime, wire.MaxTime, time.Duration(d.CPU)))
+		d.Queue = int(l.integer("queue", 1, wire.MaxQueue, int64(d.Queue)))
+		d.LogLines = int(l.integer("log_lines", 1, wire.MaxLogRate, int64(d.LogLines)))
+		d.KeyValue = l.size("key_value", 1, wire.MaxKeyValue, d.KeyValue)
+		d.Files = l.size("files", 1, wire.MaxFiles, d.Files)
+		d.Requests = int(l.integer("requests", 1, wire.MaxRequests, int64(d.Requests)))
 		l.rest()
 	}
 	t.rest()

@@ -166,6 +166,27 @@ func (t *table) sub(key, name string) *table {
 	return &table{f: t.f, n: e.value, name: name}
 }
 
+// texts is a table of strings whose names check passes; nil if there is none.
+func (t *table) texts(key string, check func(string) error) map[string]string {
+	inner := t.sub(key, t.name+" "+key)
+	if inner == nil {
+		return nil
+	}
+	var out map[string]string
+	for _, e := range inner.n.keys {
+		if err := check(e.name); err != nil {
+			t.f.add(e.at, "%s", err)
+		}
+		if s, ok := inner.str(e); ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[e.name] = s
+		}
+	}
+	return out
+}
+
 // subs is a list of tables inside.
 func (t *table) subs(key, name string) []*table {
 	e := t.find(key)

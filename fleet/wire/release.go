@@ -1,9 +1,12 @@
 package wire
 
 import (
+	"cmp"
 	"fmt"
+	"path"
 	"strings"
 	"time"
+	"unicode"
 
 	"dunlin.dev/dunlin/fleet/semver"
 )
@@ -24,21 +27,38 @@ type Release struct {
 
 // Component is one WebAssembly component: its bytes by digest, what it may do, and its limits. All is denied unless named.
 type Component struct {
-	Digest    Digest            `json:"digest"`
-	Size      int64             `json:"size"`                // bytes
-	Outbound  []string          `json:"outbound,omitempty"`  // allowed outbound hosts: scheme://host[:port], see ParseOutbound
-	KeyValue  []string          `json:"key_value,omitempty"` // stores that it may open
-	Publish   []string          `json:"publish,omitempty"`   // topic filters: local bus, or "uplink:" and a filter
-	Variables map[string]string `json:"variables,omitempty"` // wasi:config
-	Limits    Limits            `json:"limits"`
+	Digest      Digest            `json:"digest"`
+	Size        int64             `json:"size"`                  // bytes
+	Files       *Files            `json:"files,omitempty"`       // read-only, at "/"
+	Directory   string            `json:"directory,omitempty"`   // where its private writable directory is mounted, an absolute path; "": it has none
+	Environment map[string]string `json:"environment,omitempty"` // wasi:cli/environment
+	Outbound    []string          `json:"outbound,omitempty"`    // allowed outbound hosts: scheme://host[:port], see ParseOutbound
+	KeyValue    []string          `json:"key_value,omitempty"`   // stores that it may open
+	BlobStores  []string          `json:"blob_stores,omitempty"` // wasi:blobstore containers that it may open
+	Publish     []string          `json:"publish,omitempty"`     // topic filters: local bus, or "uplink:" and a filter
+	Variables   map[string]string `json:"variables,omitempty"`   // wasi:config
+	Limits      Limits            `json:"limits"`
 }
 
-// Limits of one event on one component. None is zero in a Release.
+// Files of a component, as one archive that travels and is kept like a component.
+type Files struct {
+	Digest Digest `json:"digest"`
+	Size   int64  `json:"size"` // bytes
+}
+
+// Limits of one component. All of them bite in every release: one that a release doesn't name has its default, see Complete.
 type Limits struct {
-	Memory      int64    `json:"memory"`      // bytes, each linear memory
+	Memory      int64    `json:"memory"`      // bytes, all linear memories and tables of one event together
 	Time        Duration `json:"time"`        // wall time of one event
 	Payload     int64    `json:"payload"`     // bytes of one event's body and of each answer or publish
 	Concurrency int      `json:"concurrency"` // events at once
+
+	CPU      Duration `json:"cpu,omitempty"`       // processor time of one event
+	Queue    int      `json:"queue,omitempty"`     // events that wait for their turn
+	LogLines int      `json:"log_lines,omitempty"` // lines a second
+	KeyValue int64    `json:"key_value,omitempty"` // bytes of keys and values that are kept, all its stores and blob containers together
+	Files    int64    `json:"files,omitempty"`     // bytes in its private directory
+	Requests int      `json:"requests,omitempty"`  // outgoing HTTP requests of one event
 }
 
 // Triggers of a release. IDs are unique over all three lists.
@@ -111,6 +131,12 @@ const (
 	DefaultTime        = 5 * time.Second
 	DefaultPayload     = 1 << 20
 	DefaultConcurrency = 4
+	DefaultCPU         = 5 * time.Second
+	DefaultQueue       = 256
+	DefaultLogLines    = 50
+	DefaultKeyValue    = 16 << 20
+	DefaultFiles       = 16 << 20
+	DefaultRequests    = 64
 
 	MinMemory      = 64 << 10 // one wasm page
 	MaxMemory      = 4 << 30  // a 32-bit linear memory
@@ -118,11 +144,27 @@ const (
 	MaxTime        = time.Hour
 	MaxPayload     = 64 << 20
 	MaxConcurrency = 32 // the engine's pool
+	MaxQueue       = 100_000
+	MaxLogRate     = 10_000
+	MaxKeyValue    = 1 << 30
+	MaxFiles       = 1 << 30
+	MaxRequests    = 10_000
 )
 
 // DefaultLimits are those of a component that names none.
 func DefaultLimits() Limits {
-	return Limits{Memory: DefaultMemory, Time: Duration(DefaultTime), Payload: DefaultPayload, Concurrency: DefaultConcurrency}
+	return Limits{Memory: DefaultMemory, Time: Duration(DefaultTime), Payload: DefaultPayload, Concurrency: DefaultConcurrency}.Complete()
+}
+
+// Complete gives l with the defaults of the limits that releases did not always name.
+func (l Limits) Complete() Limits {
+	l.CPU = cmp.Or(l.CPU, Duration(DefaultCPU))
+	l.Queue = cmp.Or(l.Queue, DefaultQueue)
+	l.LogLines = cmp.Or(l.LogLines, DefaultLogLines)
+	l.KeyValue = cmp.Or(l.KeyValue, DefaultKeyValue)
+	l.Files = cmp.Or(l.Files, DefaultFiles)
+	l.Requests = cmp.Or(l.Requests, DefaultRequests)
+	return l
 }
 
 func (m *Release) check() error {
@@ -155,6 +197,19 @@ func (c Component) check() error {
 	if c.Size < 1 || c.Size > MaxBlobBytes {
 		return fmt.Errorf("%d bytes, want 1 to %d", c.Size, MaxBlobBytes)
 	}
+	if f := c.Files; f != nil && (f.Size < 1 || f.Size > MaxBlobBytes) {
+		return fmt.Errorf("files of %d bytes, want 1 to %d", f.Size, MaxBlobBytes)
+	}
+	if c.Directory != "" {
+		if err := CheckDirectory(c.Directory); err != nil {
+			return err
+		}
+	}
+	for k, v := range c.Environment {
+		if err := first(CheckEnvironment(k), text("environment "+k, v, MaxMessageBytes)); err != nil {
+			return err
+		}
+	}
 	for _, o := range c.Outbound {
 		if _, err := ParseOutbound(o); err != nil {
 			return err
@@ -162,6 +217,11 @@ func (c Component) check() error {
 	}
 	for _, s := range c.KeyValue {
 		if err := CheckName("key-value store", s); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.BlobStores {
+		if err := CheckName("blob store", s); err != nil {
 			return err
 		}
 	}
@@ -189,6 +249,25 @@ func CheckVariable(s string) error {
 	return nil
 }
 
+// CheckDirectory checks where a private directory is mounted: an absolute path without odd parts, and not the root.
+func CheckDirectory(s string) error {
+	if len(s) > 255 || !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsFunc(s, unicode.IsControl) {
+		return fmt.Errorf("directory %.80q: want an absolute path below /, as in \"/data\"", s)
+	}
+	return nil
+}
+
+// CheckEnvironment checks the name of an environment variable: 1 to 64 of A-Z a-z 0-9 and _, not starting with a digit (POSIX 8.1).
+func CheckEnvironment(s string) error {
+	odd := func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	}
+	if s == "" || len(s) > MaxNameBytes || s[0] >= '0' && s[0] <= '9' || strings.ContainsFunc(s, odd) {
+		return fmt.Errorf("environment variable %.80q: use letters, digits and _, and start with a letter or _", s)
+	}
+	return nil
+}
+
 // Check reports which limit is out of bounds.
 func (l Limits) Check() error {
 	switch {
@@ -200,6 +279,18 @@ func (l Limits) Check() error {
 		return fmt.Errorf("payload limit of %d bytes, want 1 to %d", l.Payload, MaxPayload)
 	case l.Concurrency < 1 || l.Concurrency > MaxConcurrency:
 		return fmt.Errorf("concurrency limit of %d, want 1 to %d", l.Concurrency, MaxConcurrency)
+	case l.CPU != 0 && (time.Duration(l.CPU) < MinTime || time.Duration(l.CPU) > MaxTime):
+		return fmt.Errorf("cpu limit of %s, want %s to %s", l.CPU, MinTime, MaxTime)
+	case l.Queue < 0 || l.Queue > MaxQueue:
+		return fmt.Errorf("queue limit of %d, want 1 to %d", l.Queue, MaxQueue)
+	case l.LogLines < 0 || l.LogLines > MaxLogRate:
+		return fmt.Errorf("log_lines limit of %d, want 1 to %d", l.LogLines, MaxLogRate)
+	case l.KeyValue < 0 || l.KeyValue > MaxKeyValue:
+		return fmt.Errorf("key_value limit of %d bytes, want 1 to %d", l.KeyValue, MaxKeyValue)
+	case l.Files < 0 || l.Files > MaxFiles:
+		return fmt.Errorf("files limit of %d bytes, want 1 to %d", l.Files, MaxFiles)
+	case l.Requests < 0 || l.Requests > MaxRequests:
+		return fmt.Errorf("requests limit of %d, want 1 to %d", l.Requests, MaxRequests)
 	}
 	return nil
 }
