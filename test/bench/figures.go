@@ -128,10 +128,20 @@ func (b *bench) idling(ctx context.Context) error {
 	if err := b.useAll(); err != nil {
 		return err
 	}
+	woken, err := process.Wakes(b.board.PID())
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
 	u, err := watch(ctx, b.board, b.idle)
 	if err != nil {
 		return err
 	}
+	more, err := process.Wakes(b.board.PID())
+	if err != nil {
+		return err
+	}
+	wakes := float64(more-woken) / time.Since(begun).Minutes()
 	made, err := breakdown(b.board)
 	if err != nil {
 		return err
@@ -140,6 +150,7 @@ func (b *bench) idling(ctx context.Context) error {
 	b.figure("idle_pss", float64(u.PSS)/1e6, "MB")
 	b.figure("idle_anonymous", float64(u.Anonymous)/1e6, "MB")
 	b.figure("idle_rss_file", float64(u.File)/1e6, "MB")
+	b.figure("idle_wakes", wakes, "per_minute")
 	return nil
 }
 

@@ -17,6 +17,7 @@
 //	                                   once, and does nothing since (-idle: how long)
 //	idle_after_install_pss    5 s      the same for the process that compiled and installed them
 //	idle_rss_file             20 s     the part of idle that is mapped files: program text, compiled code, the store
+//	idle_wakes                20 s     how often a thread of it wakes in a minute: the fleet link's keepalive, and the readings of these figures
 //	event_http_small_*        5,000    GET on one kept-alive connection, one after the other: first byte written to last byte
 //	                                   read; hello-http, no effects
 //	event_http_js_*           1,000    the same, the JS handler

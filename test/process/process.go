@@ -4,13 +4,16 @@ package process
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,6 +160,34 @@ func (p *Process) Peak() (int64, error) {
 		return 0, err
 	}
 	return b[0], nil
+}
+
+// Wakes counts how often the threads of the process pid have woken, those that have ended left out: proc_pid_status(5).
+func Wakes(pid int) (int, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	sum := 0
+	for _, file := range files {
+		status, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // it ended just now
+		}
+		if err != nil {
+			return 0, err
+		}
+		m := regexp.MustCompile(`(?m)^voluntary_ctxt_switches:\s+(\d+)$`).FindSubmatch(status)
+		if m == nil {
+			return 0, fmt.Errorf("read %s: it has no voluntary_ctxt_switches", file)
+		}
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			return 0, fmt.Errorf("read %s: %w", file, err)
+		}
+		sum += n // each ended a sleep
+	}
+	return sum, nil
 }
 
 // kilobytes reads the values of lines "Name:   123 kB", in bytes.

@@ -91,3 +91,20 @@ func TestFieldsAreReadByTheirWholeNames(t *testing.T) {
 		t.Errorf("a field that is absent gave %v", err)
 	}
 }
+
+func TestEachWakeIsCounted(t *testing.T) {
+	p, _ := sh(t, `echo up; while :; do sleep 0.001; done`)
+	if _, err := p.Line(t.Context(), `up`); err != nil {
+		t.Fatal(err)
+	}
+	first, err := Wakes(p.PID())
+	for n := first; err == nil && n < first+10; {
+		n, err = Wakes(p.PID())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if n, err := Wakes(1 << 30); n != 0 || err != nil {
+		t.Errorf("a process that isn't there woke %d times, %v", n, err)
+	}
+}

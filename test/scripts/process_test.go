@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"dunlin.dev/dunlin/test/process"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
@@ -284,6 +285,35 @@ func exited(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if bad := src.err != nil; bad != neg {
 		ts.Fatalf("%s ended: %s", args[0], how(src.err))
+	}
+}
+
+// asleep waits for a while without a wake; only what wakes the process more often than that can fail it.
+func asleep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: asleep NAME SECONDS")
+	}
+	seconds, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	s := of(ts)
+	src := s.process(ts, args[0])
+	look := time.NewTicker(time.Duration(seconds) * time.Second)
+	defer look.Stop()
+	timeout := time.After(s.remaining())
+	for before := -1; ; {
+		woken, err := process.Wakes(src.cmd.Process.Pid)
+		ts.Check(err)
+		if woken == before {
+			return
+		}
+		before = woken
+		select {
+		case <-look.C:
+		case <-src.done:
+			ts.Fatalf("%s ended: %s", args[0], how(src.err))
+		case <-timeout:
+			ts.Fatalf("%s never slept for %d s", args[0], seconds)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@
 //	count NAME REGEXP N              exactly N lines match, over all of NAME's starts
 //	crash NAME                       kill -KILL, and wait until it is gone
 //	end NAME                         kill -TERM, and wait until it is gone; its exit code must be 0
+//	asleep NAME SECONDS              wait until no thread of the process has woken for that long on end
 //	exited NAME                      wait until it has ended by itself; its exit code must be 0 (! exited: not 0)
 //	signal SIGNAL NAME               send another signal (HUP, STOP, CONT, USR1, ...)
 //	http [-H 'K: V'] [-d BODY] STATUS METHOD URL
@@ -117,6 +118,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"count":   count,
 	"crash":   crash,
 	"end":     end,
+	"asleep":  asleep,
 	"exited":  exited,
 	"signal":  signal,
 	"http":    request,

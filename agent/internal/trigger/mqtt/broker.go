@@ -147,20 +147,17 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 	server := mochi.New(&mochi.Options{
 		Capabilities:           c,
 		Logger:                 slog.New(atLeast{b.log.Handler(), slog.LevelError}),
-		SysTopicResendInterval: 1 << 31, // seconds: nobody asks, and an idle agent sleeps
+		SysTopicResendInterval: 1 << 31, // seconds: nobody asks
 	})
-	if err := server.AddHook(&hook{broker: b}, nil); err != nil {
+	if err := server.AddHook(&hook{broker: b, housekeep: housekeeping(server, b.log)}, nil); err != nil {
 		return nil, err
 	}
-	if err := server.AddListener(mqttlistener.New("bus", l, maxConnections, b.log)); err != nil {
+	if err := server.AddListener(&startedOnce{Listener: mqttlistener.New("bus", l, maxConnections, b.log)}); err != nil {
 		return nil, err
 	}
 	b.own = server.NewClient(nil, mochi.LocalListener, "dunlin", true)
 	b.server.Store(server)
-	if err := server.Serve(); err != nil {
-		b.server.Store(nil)
-		return nil, err
-	}
+	server.Listeners.ServeAll(server.EstablishConnection)
 	return server, nil
 }
 

@@ -12,14 +12,15 @@ import (
 // hook is what mochi calls.
 type hook struct {
 	mochi.HookBase
-	broker *Broker
+	broker    *Broker
+	housekeep func()
 }
 
 func (h *hook) ID() string { return "dunlin" }
 
 func (h *hook) Provides(b byte) bool {
 	switch b {
-	case mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnPublish, mochi.OnWillSent, mochi.OnDisconnect:
+	case mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnSessionEstablished, mochi.OnPublish, mochi.OnWillSent, mochi.OnDisconnect:
 		return true
 	}
 	return false
@@ -30,8 +31,17 @@ func (h *hook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { retur
 
 func (h *hook) OnACLCheck(*mochi.Client, string, bool) bool { return true }
 
+func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
+	if cl.Properties.Props.SessionExpiryInterval > 0 || cl.Properties.Will.WillDelayInterval > 0 {
+		h.housekeep()
+	}
+}
+
 // OnPublish runs on the connection of the client, so only that one waits where there is no room.
 func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+	if pk.Properties.MessageExpiryInterval > 0 {
+		h.housekeep()
+	}
 	// Any error but this one is acknowledged to a 3.1.1 client.
 	if !cl.Net.Inline && h.broker.take(cl, pk) {
 		return pk, packets.ErrRejectPacket
