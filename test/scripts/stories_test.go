@@ -57,7 +57,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// onArm64 lists the stories that the arm64 agent passes too, under user-mode emulation.
+// onArm64 lists the stories that the arm64 agent passes too, under user-mode emulation, with pages as the kernels of the
+// Raspberry Pis have them: 4 KiB, and 16 KiB on the Pi 5.
 var onArm64 = []string{"version.txtar", "end-to-end.txtar"}
 
 func TestStories(t *testing.T) {
@@ -83,7 +84,12 @@ func TestStoriesWithTheAgentOnArm64(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent := filepath.Join(need.Root(), "bin", "linux-arm64", "dunlin-agent")
-	tell(t, dir, qemu+" -L /usr/aarch64-linux-gnu "+agent, onArm64)
+	for _, page := range []int{4096, 16384} {
+		t.Run(fmt.Sprintf("pages of %d bytes", page), func(t *testing.T) {
+			t.Parallel()
+			tell(t, dir, fmt.Sprintf("%s -p %d -L /usr/aarch64-linux-gnu %s", qemu, page, agent), onArm64)
+		})
+	}
 }
 
 // tell runs the stories in files (nil: all) with the programs in dir; agent, if set, is the command for dunlin-agent.
