@@ -18,7 +18,7 @@ func TestTheWatchdogIsFedOnlyWhileTheStoreTakesCommits(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "notify")
 	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	must(t, err)
-	defer systemd.Close()
+	t.Cleanup(func() { must(t, systemd.Close()) })
 	heard := func() string {
 		b := make([]byte, 128)
 		must(t, systemd.SetReadDeadline(time.Now().Add(patience)))

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,10 +43,7 @@ func up(ctx context.Context, env *cli.Env, o cli.UpOptions) error {
 	return agent.RunLocal(ctx, cfg, o.Manifest, log,
 		func(a *agent.Agent) {
 			http, broker := a.Addresses()
-			if broker == "" {
-				broker = o.MQTT
-			}
-			fmt.Fprintf(env.Stderr, "dunlin: up: http=%s mqtt=%s; ctrl-c ends it\n", http, broker)
+			fmt.Fprintf(env.Stderr, "dunlin: up: http=%s mqtt=%s; ctrl-c ends it\n", cmp.Or(http, o.Listen), cmp.Or(broker, withoutPassword(o.MQTT)))
 		},
 		func(version string, err error) {
 			if err != nil {
@@ -53,4 +52,12 @@ func up(ctx context.Context, env *cli.Env, o cli.UpOptions) error {
 			}
 			fmt.Fprintf(env.Stderr, "dunlin: reloaded: version %s\n", version)
 		})
+}
+
+// withoutPassword is an MQTT URL as it may be shown; what is none stays as it is.
+func withoutPassword(broker string) string {
+	if u, err := url.Parse(broker); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return broker
 }

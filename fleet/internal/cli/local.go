@@ -33,9 +33,9 @@ that has a fault is told, and the one before goes on. Data that handlers keep st
 
 Flags:
   -f FILE              the manifest (default dunlin.toml)
-  --listen ADDR        address for HTTP (default 127.0.0.1:3000)
+  --listen ADDR        address for HTTP (default 127.0.0.1:3000), or off
   --mqtt URL           an MQTT broker to use: mqtt://[user:password@]host[:port]; or ADDR, to listen on with a broker of
-                       its own (default 127.0.0.1:1883)
+                       its own (default 127.0.0.1:1883); or off
   --state DIR          where data and compiled code stay (default .dunlin beside the manifest)
   --verbose            log more
 
@@ -73,7 +73,7 @@ var Check = Command{
   dunlin check [flags]
 
 Reads a manifest and its components as a board would: every key, route, topic and cron line; that each component compiles,
-exports what its triggers call, and imports nothing that isn't granted. Prints what the components are, or every fault.
+exports what its triggers call, and imports nothing that isn't granted. Says that all is good, or every fault.
 
 Flags:
   -f FILE              the manifest (default dunlin.toml)

@@ -61,8 +61,13 @@ func (b *bar) abort() {
 	}
 }
 
-// done replaces the bar by a line.
-func (b *bar) done(format string, args ...any) {
+// done replaces the bar by a line that says what was done and how long it took.
+func (b *bar) done(what string) {
+	b.skip(fmt.Sprintf("%s in %s", what, time.Since(b.begun).Round(time.Millisecond)))
+}
+
+// skip replaces the bar by a line that says why there was nothing to do.
+func (b *bar) skip(why string) {
 	b.clear()
-	b.p.line(b.step, "%s: %s in %s", b.name, fmt.Sprintf(format, args...), time.Since(b.begun).Round(time.Millisecond))
+	b.p.line(b.step, "%s: %s", b.name, why)
 }

@@ -252,9 +252,9 @@ func upload(ctx context.Context, c *client.Client, r *localRelease, out *progres
 			return err
 		}
 		if sent {
-			bar.done("%s", amount(int64(len(b))))
+			bar.done(amount(int64(len(b))))
 		} else {
-			bar.done("the server has it")
+			bar.skip("the server has it")
 		}
 	}
 	return nil
