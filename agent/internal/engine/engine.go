@@ -34,12 +34,16 @@ const (
 // Config of an Engine.
 type Config struct {
 	Slots int // instances that may exist at once; 0: as many as fit the address space, at most 32
+	// SourceLines keeps components' debug information (DWARF) with their code, so that a Trap's backtrace names source lines. It
+	// costs memory, and compiled code that other engines don't load. Make such an engine before other goroutines use the environment.
+	SourceLines bool
 }
 
 // Engine compiles and holds components. Safe for concurrent use.
 type Engine struct {
 	ptr    *C.wasm_engine_t
 	plan   plan
+	lines  bool                // SourceLines
 	slots  *semaphore.Weighted // one a linear memory, of plan.slots
 	refs   refs                // the owner's, and one for every component, linker and store
 	closed mark
@@ -59,11 +63,12 @@ func New(cfg Config) (*Engine, error) {
 	c := C.dunlin_config{
 		reservation: C.uint64_t(p.reservation), guard: C.uint64_t(p.guard),
 		stack: wasmStack, table_elements: tableElements, keep_resident: keepResident,
+		source_lines: C.bool(cfg.SourceLines),
 	}
 	if p.pooled {
 		c.slots = C.uint32_t(p.slots)
 	}
-	e := &Engine{ptr: C.dunlin_engine_new(&c), plan: p, slots: semaphore.NewWeighted(int64(p.slots))}
+	e := &Engine{ptr: C.dunlin_engine_new(&c), plan: p, lines: cfg.SourceLines, slots: semaphore.NewWeighted(int64(p.slots))}
 	if e.ptr == nil {
 		return nil, fmt.Errorf("make engine: wasmtime refused the settings %+v", p)
 	}
@@ -99,7 +104,11 @@ func (e *Engine) Pooled() bool { return e.plan.pooled }
 
 // CacheKey names everything that a compiled component depends on (library version, target, settings); safe in a file name.
 func (e *Engine) CacheKey() string {
-	return fmt.Sprintf("wasmtime-%s-%s-%s-%x-%x", version, runtime.GOARCH, runtime.GOOS, e.plan.reservation, e.plan.guard)
+	key := fmt.Sprintf("wasmtime-%s-%s-%s-%x-%x", version, runtime.GOARCH, runtime.GOOS, e.plan.reservation, e.plan.guard)
+	if e.lines {
+		key += "-lines"
+	}
+	return key
 }
 
 // Live counts the components, linkers and stores that are not closed or still in use.

@@ -13,7 +13,10 @@
 enum { INSTANCES_PER_SLOT = 64, TABLES_PER_SLOT = 8 };
 
 wasm_engine_t *dunlin_engine_new(const dunlin_config *c) {
+  // The C API has no setting for it: wasmtime reads the variable when a config is made.
+  if (c->source_lines) setenv("WASMTIME_BACKTRACE_DETAILS", "1", 1);
   wasm_config_t *config = wasm_config_new();
+  if (c->source_lines) unsetenv("WASMTIME_BACKTRACE_DETAILS");
   wasmtime_config_epoch_interruption_set(config, true);
   wasmtime_config_max_wasm_stack_set(config, c->stack);
   wasmtime_config_wasm_threads_set(config, false);

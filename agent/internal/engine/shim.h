@@ -61,6 +61,7 @@ typedef struct {
   uint32_t slots; // 0: no pool, memories on demand
   uint64_t reservation, guard;
   size_t stack, table_elements, keep_resident;
+  bool source_lines;
 } dunlin_config;
 
 wasm_engine_t *dunlin_engine_new(const dunlin_config *c);

@@ -17,7 +17,7 @@ import (
 type Trap struct {
 	Code      TrapCode
 	Message   string   // wasmtime's one-line reason
-	Backtrace []string // the guest's frames, innermost first
+	Backtrace []string // the guest's frames, innermost first: "module!function", and " at file:line:column" with Config.SourceLines
 	Err       error    // the host function's error, or the ctx's cause for TrapInterrupt
 }
 
@@ -81,7 +81,30 @@ func takeError(err *C.wasmtime_error_t) *cError {
 		}
 		e.frames = append(e.frames, module+"!"+function)
 	}
+	if lines := sourceLines(e.text); len(lines) == len(e.frames) {
+		for i, at := range lines {
+			e.frames[i] += at
+		}
+	}
 	return e
+}
+
+var frameNumber = regexp.MustCompile(`^ +\d+: +0x[0-9a-f]+ - `)
+
+// sourceLines are the places of the frames in wasmtime's text, each " at file:line:column" or "": only the text has them. A frame
+// into which others were inlined has the innermost one's.
+func sourceLines(text string) (lines []string) {
+	_, trace, _ := strings.Cut(text, "error while executing at wasm backtrace:\n")
+	for line := range strings.Lines(trace) {
+		at, isPlace := strings.CutPrefix(strings.TrimSpace(line), "at ")
+		switch {
+		case frameNumber.MatchString(line):
+			lines = append(lines, "")
+		case isPlace && len(lines) > 0 && lines[len(lines)-1] == "":
+			lines[len(lines)-1] = " at " + at
+		}
+	}
+	return lines
 }
 
 var causeNumber = regexp.MustCompile(`^\d+: `)
