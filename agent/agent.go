@@ -45,7 +45,6 @@ type Agent struct {
 	manager *manager
 	changed chan struct{} // holds one: there is something new to report
 	health  health
-	local   bool // run by RunLocal
 }
 
 // bus is the board's MQTT: its own broker, a client of another, or none.
@@ -71,7 +70,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if a.store, err = store.Open(cfg.State, log, time.Now); err != nil {
 		return nil, err
 	}
-	if a.engine, err = engine.New(engine.Config{}); err != nil {
+	if a.engine, err = engine.New(engine.Config{SourceLines: cfg.local}); err != nil {
 		return nil, err
 	}
 	if a.host, err = host.New(a.engine); err != nil {
@@ -183,6 +182,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		group.Go(func() error { return a.reporter(ctx) })
 	}
 	group.Go(func() error { return a.watch(ctx) })
+	group.Go(func() error { return a.control(ctx) })
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil // cancelling is how an agent is stopped
@@ -197,7 +197,7 @@ func (a *Agent) keep(ctx context.Context, name string, run func(context.Context)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if a.local {
+		if a.cfg.local {
 			return err
 		}
 		a.log.Error("a source stopped and is started again in 5s", "source", name, "cause", err)

@@ -32,6 +32,8 @@ type Config struct {
 	Version string    `toml:"-"` // of the program
 	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
 
+	local bool // run by RunLocal, before a developer's eyes
+
 	// Tests have less patience.
 	silence time.Duration                                    // link.Config's Silence
 	rest    func(failures int, jitter float64) time.Duration // of a release that failed; nil: reconcile.Backoff

@@ -25,12 +25,12 @@ func RunLocal(ctx context.Context, cfg Config, path string, log *slog.Logger, on
 	if cfg.Fleet != nil {
 		return errors.New("run locally: the config names a fleet")
 	}
+	cfg.local = true
 	a, err := New(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	a.local = true
 	files, err := a.runManifest(ctx, path)
 	if err != nil {
 		return err

@@ -29,6 +29,9 @@
 //	cold_small_p99            120      6 fresh boards, 20 copies of hello-http (own digests, compiled before, files in the page cache):
 //	                                   the first request ever to each, on a connection in use, to its first byte
 //	cold_js_p99               24       12 fresh boards, 2 versions of the JS handler: the same
+//	up_first_event_small, _js 6        median: from the start of dunlin up, its code compiled before, to the end of the first answer
+//	up_reload_small, _js      7        median: from a component's replacement until dunlin up says that the new one serves, compiling
+//	                                   included; meanwhile a client asks without pause, and no request fails
 //	agent_binary              1        size of dunlin-agent as built
 //	update_full_bytes         1        all bytes of the board's fleet connection, both ways, MQTT and TCP payload (no TCP/IP headers), from
 //	                                   the push of the JS handler until it is reported to run
@@ -115,7 +118,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	stages := []struct {
 		name string
 		run  func(context.Context) error
-	}{{"engine", b.engine}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}}
+	}{{"engine", b.engine}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}, {"up", b.up}}
 	if b.js != "" {
 		stages = append(stages, []struct {
 			name string

@@ -91,11 +91,16 @@ func (p *Process) Lines() []string {
 // Line waits for a line that matches, of all that it has written, and gives the groups of the first one. It is an error that
 // the process ended without it.
 func (p *Process) Line(ctx context.Context, pattern string) ([]string, error) {
+	return p.LineAfter(ctx, 0, pattern)
+}
+
+// LineAfter is Line without the first lines.
+func (p *Process) LineAfter(ctx context.Context, first int, pattern string) ([]string, error) {
 	re, err := regexp.Compile(pattern)
 	if err != nil {
 		return nil, err
 	}
-	for from := 0; ; {
+	for from := first; ; {
 		ended := p.ended() // before the last look
 		p.mu.Lock()
 		lines, grown := p.lines[from:], p.grown

@@ -16,7 +16,7 @@ import (
 )
 
 // commands is the command table: the fleet's, and those that need the engine.
-var commands = append([]cli.Command{cli.Up(up), cli.Check}, cli.Commands()...)
+var commands = append([]cli.Command{cli.Up(up), cli.Send(agent.ControlSocket), cli.Check}, cli.Commands()...)
 
 // check looks into components with the engine that boards have. Compiled code is kept: a check is followed by others.
 func check(ctx context.Context, release wire.Release, components map[string][]byte, files map[string]string) error {
@@ -33,7 +33,7 @@ func up(ctx context.Context, env *cli.Env, o cli.UpOptions) error {
 	if o.Verbose {
 		level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level}))
+	log := slog.New(cli.NewLog(env.Stderr, level))
 	cfg := agent.Config{State: o.State, Listen: o.Listen, Version: env.Version}
 	if strings.Contains(o.MQTT, "://") {
 		cfg.Bus.URL = o.MQTT

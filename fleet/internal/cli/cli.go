@@ -28,6 +28,7 @@ const (
 
 // Env is where a command runs.
 type Env struct {
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Terminal       bool // Stderr is one: progress may redraw its line
 	Getenv         func(string) string

@@ -87,7 +87,7 @@ func (s *Source) Run(ctx context.Context) error {
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv := &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
+		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -147,7 +147,8 @@ func (s *Source) setStatus(h trigger.Health, detail string) {
 	s.status = trigger.Status{Source: string(trigger.KindHTTP), Health: h, Detail: detail}
 }
 
-func (s *Source) serve(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP serves a request, also one that did not come through the listener.
+func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, WellKnown) && s.cfg.WellKnown != nil {
 		s.cfg.WellKnown.ServeHTTP(w, r)
 		return
