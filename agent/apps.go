@@ -314,7 +314,13 @@ func (a *Agent) bind() error {
 		d := a.apps.all[name]
 		id := func(t string) string { return name + "/" + t }
 		for _, t := range d.manifest.Triggers.HTTP {
-			routes = append(routes, httptrigger.Route{ID: id(t.ID), Pattern: t.Route, Handle: d.runners[t.Component].Handle})
+			r := httptrigger.Route{ID: id(t.ID), Pattern: t.Route, Spin: t.Spin}
+			if t.Static != nil {
+				r.Handle = httptrigger.Static(t.Static.Status, t.Static.Headers, t.Static.Body)
+			} else {
+				r.Handle = d.runners[t.Component].Handle
+			}
+			routes = append(routes, r)
 		}
 		for _, t := range d.manifest.Triggers.MQTT {
 			subs = append(subs, mqtttrigger.Subscription{ID: id(t.ID), Filter: t.Topic, QoS: t.QoS, Handle: d.runners[t.Component].Handle})

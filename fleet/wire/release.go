@@ -68,11 +68,34 @@ type Triggers struct {
 	Timer []TimerTrigger `json:"timer,omitempty"`
 }
 
-// HTTPTrigger sends requests under a route to a component; see CheckRoute.
+// HTTPTrigger sends requests under a route to a component, or answers them by itself; see CheckRoute.
 type HTTPTrigger struct {
-	ID        string `json:"id"`
-	Route     string `json:"route"`
-	Component string `json:"component"`
+	ID        string  `json:"id"`
+	Route     string  `json:"route"`
+	Component string  `json:"component,omitempty"` // "" with Static only
+	Spin      bool    `json:"spin,omitempty"`      // requests carry the headers that Spin adds, as spin-path-info
+	Static    *Static `json:"static,omitempty"`
+}
+
+// Static is an answer that needs no component.
+type Static struct {
+	Status  int               `json:"status"`
+	Headers map[string]string `json:"headers,omitempty"`
+	Body    string            `json:"body,omitempty"`
+}
+
+// Check the status and the headers (RFC 9110, sections 15 and 5).
+func (s *Static) Check() error {
+	if s.Status < 200 || s.Status > 599 {
+		return fmt.Errorf("status %d, want 200 to 599", s.Status)
+	}
+	for name, value := range s.Headers {
+		odd := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r) }
+		if name == "" || strings.ContainsFunc(name, odd) || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+			return fmt.Errorf("header %.80q: %.80q is not one that can be sent", name, value)
+		}
+	}
+	return text("body", s.Body, MaxMessageBytes)
 }
 
 // MQTTTrigger subscribes a component to a topic filter of the board's bus.
@@ -301,7 +324,7 @@ func (m *Release) checkTriggers() error {
 		return fmt.Errorf("%d triggers, limit is %d", n, MaxTriggers)
 	}
 	ids := map[string]bool{}
-	common := func(id, component string) error {
+	common := func(id, component string, need bool) error {
 		if err := CheckTriggerID(id); err != nil {
 			return err
 		}
@@ -309,7 +332,7 @@ func (m *Release) checkTriggers() error {
 			return fmt.Errorf("two triggers have the id %q", id)
 		}
 		ids[id] = true
-		if _, ok := m.Components[component]; !ok {
+		if _, ok := m.Components[component]; !ok && need {
 			return fmt.Errorf("trigger %s names the component %.80q, which there is not", id, component)
 		}
 		return nil
@@ -317,8 +340,16 @@ func (m *Release) checkTriggers() error {
 	routes := map[string]string{}
 	for _, h := range t.HTTP {
 		matches, err := CheckRoute(h.Route)
-		if err := first(common(h.ID, h.Component), err); err != nil {
+		if err := first(common(h.ID, h.Component, h.Static == nil), err); err != nil {
 			return err
+		}
+		if h.Static != nil {
+			if h.Component != "" {
+				return fmt.Errorf("trigger %s has a component and an answer of its own", h.ID)
+			}
+			if err := h.Static.Check(); err != nil {
+				return fmt.Errorf("trigger %s: %w", h.ID, err)
+			}
 		}
 		if other, ok := routes[matches]; ok {
 			return fmt.Errorf("triggers %s and %s have the same route %s", other, h.ID, h.Route)
@@ -326,7 +357,7 @@ func (m *Release) checkTriggers() error {
 		routes[matches] = h.ID
 	}
 	for _, q := range t.MQTT {
-		if err := first(common(q.ID, q.Component), CheckFilter(q.Topic)); err != nil {
+		if err := first(common(q.ID, q.Component, true), CheckFilter(q.Topic)); err != nil {
 			return err
 		}
 		if q.QoS > 2 {
@@ -334,7 +365,7 @@ func (m *Release) checkTriggers() error {
 		}
 	}
 	for _, c := range t.Timer {
-		if err := first(common(c.ID, c.Component), c.check()); err != nil {
+		if err := first(common(c.ID, c.Component, true), c.check()); err != nil {
 			return err
 		}
 	}

@@ -178,6 +178,9 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &observed{ResponseWriter: w}
 	var err error
 	for range handOvers {
+		if route.Spin {
+			addSpinHeaders(r, route.Pattern)
+		}
 		err = trigger.Guarded(r.Context(), route.Handle, &trigger.Event{
 			Kind: trigger.KindHTTP, Trigger: route.ID, At: at,
 			HTTP: &trigger.HTTP{Request: r, Response: out, Route: route.Pattern},

@@ -16,6 +16,7 @@ type Route struct {
 	ID      string
 	Pattern string
 	Handle  trigger.Handler
+	Spin    bool // requests carry the headers that Spin adds
 }
 
 // table holds routes, the most specific ones first.
