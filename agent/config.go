@@ -18,6 +18,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"dunlin.dev/dunlin/agent/internal/reconcile"
+	"dunlin.dev/dunlin/fleet/manifest"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
@@ -31,6 +32,8 @@ type Config struct {
 
 	Version string    `toml:"-"` // of the program
 	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
+
+	Variables manifest.Lookup `toml:"-"` // of a Spin application that RunLocal runs
 
 	local bool // run by RunLocal, before a developer's eyes
 

@@ -61,7 +61,7 @@ func RunLocal(ctx context.Context, cfg Config, path string, log *slog.Logger, on
 // runManifest makes the application of a manifest serve. It returns the files that it is made of, also with an error.
 func (a *Agent) runManifest(ctx context.Context, path string) (files []string, err error) {
 	files = []string{path}
-	m, err := readManifest(path)
+	m, err := readManifest(path, a.cfg.Variables)
 	if err != nil {
 		return files, err
 	}
@@ -130,12 +130,12 @@ func (a *Agent) dropOthers(release wire.Release) error {
 	return nil
 }
 
-func readManifest(path string) (*manifest.Manifest, error) {
+func readManifest(path string, values manifest.Lookup) (*manifest.Manifest, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
-	return manifest.Parse(path, b)
+	return manifest.Read(path, b, values)
 }
 
 // follow calls changed after files were written, once a burst of writes is over, and follows the files that it returns.

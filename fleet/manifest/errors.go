@@ -44,6 +44,7 @@ type faults struct {
 	file string
 	data []byte
 	list []fault
+	told []fault // what is no fault, and worth a word
 }
 
 type fault struct {
@@ -55,15 +56,32 @@ func (f *faults) add(at int, format string, args ...any) {
 	f.list = append(f.list, fault{at, fmt.Sprintf(format, args...)})
 }
 
+func (f *faults) note(at int, format string, args ...any) {
+	f.told = append(f.told, fault{at, fmt.Sprintf(format, args...)})
+}
+
 // err is nil if there are no faults.
 func (f *faults) err() error {
 	if len(f.list) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(f.list, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
-	f.list = slices.Compact(f.list)
+	return f.placed(f.list)
+}
+
+// notes are one line each, with their places.
+func (f *faults) notes() []string {
+	var out []string
+	for _, n := range f.placed(f.told) {
+		out = append(out, n.Error())
+	}
+	return out
+}
+
+// placed gives each its line and column, in the file's order, and each once.
+func (f *faults) placed(list []fault) Errors {
+	slices.SortStableFunc(list, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 	var out Errors
-	for _, one := range f.list {
+	for _, one := range slices.Compact(list) {
 		line, column := f.position(one.at)
 		out = append(out, &Error{File: f.file, Line: line, Column: column, Text: one.text})
 	}

@@ -1,5 +1,5 @@
-// Package manifest reads dunlin.toml: what an application's author writes. It checks everything that can be checked
-// without the components, and resolves it to a wire.Release. It is pure: bytes in, a value or positioned errors out.
+// Package manifest reads dunlin.toml, and spin.toml as it is: what an application's author writes. It checks everything that
+// can be checked without the components, and resolves it to a wire.Release. It is pure: bytes in, a value or positioned errors out.
 package manifest
 
 import (
@@ -27,6 +27,7 @@ type Manifest struct {
 	Floor       string // lowest version that boards install from then on; may be empty
 	Components  map[string]Component
 	Triggers    wire.Triggers // with their ids
+	Notes       []string      // what a spin.toml has that means nothing here, one line each with its place
 }
 
 // Component is one [component.<name>] table.
@@ -41,8 +42,15 @@ type Blob struct {
 	Size   int64
 }
 
-// Parse reads the manifest in b; file is its name for errors. An error is Errors, all that are wrong at once.
-func Parse(file string, b []byte) (*Manifest, error) {
+// Parse is Read where no variable has a value of its own.
+func Parse(file string, b []byte) (*Manifest, error) { return Read(file, b, nil) }
+
+// Lookup gives the value of a Spin application's variable, where it has one.
+type Lookup func(name string) (string, bool)
+
+// Read the manifest in b, a dunlin.toml or a spin.toml; file is its name for errors. An error is Errors, all that are wrong
+// at once.
+func Read(file string, b []byte, values Lookup) (*Manifest, error) {
 	f := &faults{file: file, data: b}
 	if len(b) > MaxBytes {
 		f.add(0, "manifest of %d bytes, limit is %d", len(b), MaxBytes)
@@ -53,6 +61,9 @@ func Parse(file string, b []byte) (*Manifest, error) {
 		return nil, f.err()
 	}
 	t := &table{f: f, n: root, name: "the manifest"}
+	if isSpin(root) {
+		return readSpin(t, values)
+	}
 	if e := t.require("dunlin_manifest_version"); e != nil {
 		if v, ok := e.value.integer(); !ok || v != Version {
 			f.add(e.value.at, "dunlin_manifest_version: this build reads version %d", Version)

@@ -14,6 +14,8 @@ type triggers struct {
 	m    *Manifest
 	ids  map[string]bool
 	used map[string]bool // components
+
+	static map[*node]*wire.Static // http triggers that answer by themselves
 }
 
 func (m *Manifest) readTriggers(root *table) {
@@ -24,10 +26,20 @@ func (m *Manifest) readTriggers(root *table) {
 		}
 		return
 	}
-	r := &triggers{m: m, ids: map[string]bool{}, used: map[string]bool{}}
 	http, mqtt, timer := all.subs("http", "[[trigger.http]]"), all.subs("mqtt", "[[trigger.mqtt]]"), all.subs("timer", "[[trigger.timer]]")
 	all.name = "[trigger]"
 	all.rest()
+	r := &triggers{m: m, ids: map[string]bool{}, used: map[string]bool{}}
+	r.read(all, http, mqtt, timer)
+	for _, e := range root.n.get("component").entries() {
+		if _, ok := m.Components[e.name]; ok && !r.used[e.name] {
+			root.f.add(e.at, "no trigger names the component %q: it would never run", e.name)
+		}
+	}
+}
+
+// read the triggers of each kind.
+func (r *triggers) read(all *table, http, mqtt, timer []*table) {
 	if n := len(http) + len(mqtt) + len(timer); n > wire.MaxTriggers {
 		all.f.add(all.n.at, "%d triggers, limit is %d", n, wire.MaxTriggers)
 		return
@@ -39,11 +51,6 @@ func (m *Manifest) readTriggers(root *table) {
 	r.http(http)
 	r.mqtt(mqtt)
 	r.timer(timer)
-	for _, e := range root.n.get("component").entries() {
-		if _, ok := m.Components[e.name]; ok && !r.used[e.name] {
-			root.f.add(e.at, "no trigger names the component %q: it would never run", e.name)
-		}
-	}
 }
 
 // entries are a table's, also of no table.
@@ -71,6 +78,23 @@ func (r *triggers) claim(t *table) {
 
 // common reads what all triggers have: the component, and the id, by default "<component>.<kind>", then "<component>.<kind>.2".
 func (r *triggers) common(t *table, kind string) (id, component string) {
+	id = "static." + kind
+	if r.static[t.n] == nil {
+		component = r.component(t)
+		id = component + "." + kind
+	}
+	if given, ok := t.str(t.n.get("id")); ok {
+		return given, component
+	}
+	first := id
+	for n := 2; r.ids[id]; n++ {
+		id = first + "." + strconv.Itoa(n)
+	}
+	r.ids[id] = true
+	return id, component
+}
+
+func (r *triggers) component(t *table) string {
 	e := t.require("component")
 	component, ok := t.str(e)
 	if ok {
@@ -79,21 +103,13 @@ func (r *triggers) common(t *table, kind string) (id, component string) {
 			t.f.add(e.value.at, "component %q is not in the manifest%s", component, suggest(component, slices.Sorted(maps.Keys(r.m.Components))))
 		}
 	}
-	if given, ok := t.str(t.n.get("id")); ok {
-		return given, component
-	}
-	id = component + "." + kind
-	for n := 2; r.ids[id]; n++ {
-		id = component + "." + kind + "." + strconv.Itoa(n)
-	}
-	r.ids[id] = true
-	return id, component
+	return component
 }
 
 func (r *triggers) http(list []*table) {
 	routes := map[string]string{}
 	for _, t := range list {
-		h := wire.HTTPTrigger{}
+		h := wire.HTTPTrigger{Static: r.static[t.n]}
 		h.ID, h.Component = r.common(t, "http")
 		h.Route = t.checked(t.require("route"), func(s string) error {
 			matches, err := wire.CheckRoute(s)

@@ -34,7 +34,7 @@ func up(ctx context.Context, env *cli.Env, o cli.UpOptions) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(cli.NewLog(env.Stderr, level))
-	cfg := agent.Config{State: o.State, Listen: o.Listen, Version: env.Version}
+	cfg := agent.Config{State: o.State, Listen: o.Listen, Version: env.Version, Variables: o.Variables}
 	if strings.Contains(o.MQTT, "://") {
 		cfg.Bus.URL = o.MQTT
 	} else {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"dunlin.dev/dunlin/fleet/manifest"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
@@ -17,6 +18,8 @@ type UpOptions struct {
 	MQTT     string // mqtt:// URL of an outside broker, or the address of one's own
 	State    string // folder of the data and the compiled code
 	Verbose  bool
+
+	Variables manifest.Lookup // of a Spin application
 }
 
 // Up is the command that runs an application here; run is the local runtime, which needs the engine.
@@ -32,8 +35,7 @@ subscriptions and its timers. When the manifest or a component changes, the new 
 that has a fault is told, and the one before goes on. Data that handlers keep stays in the state folder.
 
 Flags:
-  -f FILE              the manifest (default dunlin.toml)
-  --listen ADDR        address for HTTP (default 127.0.0.1:3000), or off
+` + applicationHelp + `  --listen ADDR        address for HTTP (default 127.0.0.1:3000), or off
   --mqtt URL           an MQTT broker to use: mqtt://[user:password@]host[:port]; or ADDR, to listen on with a broker of
                        its own (default 127.0.0.1:1883); or off
   --state DIR          where data and compiled code stay (default .dunlin beside the manifest)
@@ -45,7 +47,8 @@ Example:
 		Run: func(ctx context.Context, env *Env, args []string) error {
 			var o UpOptions
 			f := flag.NewFlagSet("up", flag.ContinueOnError)
-			f.StringVar(&o.Manifest, "f", "dunlin.toml", "")
+			var app application
+			app.flags(f)
 			f.StringVar(&o.Listen, "listen", "127.0.0.1:3000", "")
 			f.StringVar(&o.MQTT, "mqtt", "127.0.0.1:1883", "")
 			f.StringVar(&o.State, "state", "", "")
@@ -54,9 +57,10 @@ Example:
 				return errors.Join(err, extra(rest))
 			}
 			// Its faults are told with their places before anything starts.
-			if _, err := readRelease(o.Manifest); err != nil {
+			if _, err := app.read(env); err != nil {
 				return err
 			}
+			o.Manifest, o.Variables = app.file, app.values(env)
 			if o.State == "" {
 				o.State = filepath.Join(filepath.Dir(o.Manifest), ".dunlin")
 			}
@@ -76,20 +80,20 @@ Reads a manifest and its components as a board would: every key, route, topic an
 exports what its triggers call, and imports nothing that isn't granted. Says that all is good, or every fault.
 
 Flags:
-  -f FILE              the manifest (default dunlin.toml)
-  --json               print JSON
+` + applicationHelp + `  --json               print JSON
 
 Example:
   dunlin check -f greenhouse/dunlin.toml
 `,
 	Run: func(ctx context.Context, env *Env, args []string) error {
 		f := flag.NewFlagSet("check", flag.ContinueOnError)
-		file := f.String("f", "dunlin.toml", "")
+		var app application
+		app.flags(f)
 		asJSON := f.Bool("json", false, "")
 		if rest, err := parse(f, args); err != nil || len(rest) > 0 {
 			return errors.Join(err, extra(rest))
 		}
-		r, err := readRelease(*file)
+		r, err := app.read(env)
 		if err != nil {
 			return err
 		}
@@ -105,7 +109,7 @@ Example:
 			}{wire.Sum(r.manifest), r.release})
 		}
 		t := r.release.Triggers
-		_, err = fmt.Fprintf(env.Stdout, "%s: %s %s is good: %s, %s, %s\n", *file, r.release.Application, r.release.Version,
+		_, err = fmt.Fprintf(env.Stdout, "%s: %s %s is good: %s, %s, %s\n", app.file, r.release.Application, r.release.Version,
 			plural(len(r.components), "component"), amount(r.size()), plural(len(t.HTTP)+len(t.MQTT)+len(t.Timer), "trigger"))
 		return err
 	},

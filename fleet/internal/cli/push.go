@@ -26,14 +26,13 @@ var push = Command{
 	Help: `Usage:
   dunlin push [flags] --device NAME | --label KEY=VALUE | --all
 
-Reads dunlin.toml and its components, uploads what the server doesn't have, signs the release here, assigns it to boards
+Reads the manifest and its components, uploads what the server doesn't have, signs the release here, assigns it to boards
 and waits until they run it. Boards that are offline get it when they are back; boards that join later and match the
 label (or --all) get it too. Run it again at any time: what is done is not done again. The bytes of a version never
 change: raise the version for other ones.
 
 Flags:
-  -f FILE              the manifest (default dunlin.toml)
-  --device NAME        one board
+` + applicationHelp + `  --device NAME        one board
   --label KEY=VALUE    boards with that label; several times: all of them
   --all                every board
   --keys DIR           folder with release.pem and root.json (default keys)
@@ -51,7 +50,8 @@ Exit codes: 3 when a board failed or refused it, 4 when boards were still at it 
 
 type pushFlags struct {
 	server
-	file, device string
+	application
+	device       string
 	labels       labelFlag
 	all          bool
 	wait, noWait bool
@@ -87,8 +87,8 @@ func (p *pushFlags) selector() (model.Selector, error) {
 func runPush(ctx context.Context, env *Env, args []string) error {
 	p := pushFlags{labels: labelFlag{}}
 	f := flag.NewFlagSet("push", flag.ContinueOnError)
-	p.flags(f)
-	f.StringVar(&p.file, "f", "dunlin.toml", "")
+	p.server.flags(f)
+	p.application.flags(f)
 	f.StringVar(&p.device, "device", "", "")
 	f.Var(p.labels, "label", "")
 	f.BoolVar(&p.all, "all", false, "")
@@ -103,7 +103,7 @@ func runPush(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := readRelease(p.file)
+	r, err := p.read(env)
 	if err != nil {
 		return err
 	}
@@ -198,19 +198,20 @@ func (r *localRelease) size() (n int64) {
 	return n
 }
 
-func readRelease(path string) (*localRelease, error) {
+func readRelease(path string, values manifest.Lookup) (r *localRelease, notes []string, err error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, Hint(fmt.Errorf("no manifest %s", path), "name it with -f, or go to its folder")
+		return nil, nil, Hint(fmt.Errorf("no manifest %s", path), "name it with -f, or go to its folder")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, notes, fmt.Errorf("read manifest: %w", err)
 	}
-	m, err := manifest.Parse(path, b)
+	m, err := manifest.Read(path, b, values)
 	if err != nil {
-		return nil, err
+		return nil, notes, err
 	}
-	r := &localRelease{components: map[string][]byte{}, files: map[string]string{}}
+	notes = m.Notes
+	r = &localRelease{components: map[string][]byte{}, files: map[string]string{}}
 	blobs := map[string]manifest.Blob{}
 	for _, name := range slices.Sorted(maps.Keys(m.Components)) {
 		source := m.Components[name].Source
@@ -218,28 +219,28 @@ func readRelease(path string) (*localRelease, error) {
 			source = filepath.Join(filepath.Dir(path), source)
 		}
 		if fi, err := os.Stat(source); err == nil && fi.Size() > wire.MaxBlobBytes {
-			return nil, fmt.Errorf("read component %s: %s is larger than %s", name, source, amount(wire.MaxBlobBytes))
+			return nil, notes, fmt.Errorf("read component %s: %s is larger than %s", name, source, amount(wire.MaxBlobBytes))
 		}
 		c, err := os.ReadFile(source)
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, Hint(fmt.Errorf("read component %s: no file %s", name, source), "build it first, or change its source in %s", path)
+			return nil, notes, Hint(fmt.Errorf("read component %s: no file %s", name, source), "build it first, or change its source in %s", path)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read component %s: %w", name, err)
+			return nil, notes, fmt.Errorf("read component %s: %w", name, err)
 		}
 		if len(c) == 0 {
-			return nil, fmt.Errorf("read component %s: %s is empty", name, source)
+			return nil, notes, fmt.Errorf("read component %s: %s is empty", name, source)
 		}
 		r.components[name], r.files[name] = c, source
 		blobs[name] = manifest.Blob{Digest: wire.Sum(c), Size: int64(len(c))}
 	}
 	if r.release, err = m.Resolve(blobs); err != nil {
-		return nil, err
+		return nil, notes, err
 	}
 	if r.manifest, err = wire.MarshalRelease(r.release); err != nil {
-		return nil, err
+		return nil, notes, err
 	}
-	return r, nil
+	return r, notes, nil
 }
 
 func upload(ctx context.Context, c *client.Client, r *localRelease, out *progress) error {
