@@ -43,7 +43,8 @@ var Coldroom2 []byte
 var Hostile []byte
 
 // Spin is made for Spin's synchronous triggers: it keeps a message under "message/<topic>", a cron event's seconds under
-// "cron" and the variable "greeting", if any, under that name, in the store "default". The payload "fail" is kept, and fails.
+// "cron" and the variable "greeting", if any, under that name, in the store "default". The payload "fail" is kept, and fails;
+// "forward" is published on "spin/<topic>" too. HTTP: .../keys lists what is kept, all else the headers that Spin adds.
 //
 //go:embed spin/spin.wasm
 var Spin []byte

@@ -42,6 +42,11 @@ const (
 	typMessage
 	typReplyOptions
 	typSpinStore
+	typSpinConnection
+	typContainer
+	typObjectNames
+	typOutgoingValue
+	typIncomingValue
 )
 
 // wasi is the version that WASI's interfaces are defined at, once: every other 0.2 version links to it.

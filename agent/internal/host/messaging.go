@@ -142,22 +142,29 @@ func send(g *Guest, a []engine.Val) (engine.Val, error) {
 	if _, err := get[messagingClient](g, a[0]); err != nil {
 		return none, err
 	}
-	topic := a[1].Text()
-	if err := mayPublish(g.env.Grants.Publish, topic); err != nil {
-		g.log.emit(slog.LevelWarn, "wasi:messaging", err.Error())
-		return messagingErr("permission-denied", err), nil
-	}
 	qos, retain, err := m.delivery()
 	if err != nil {
 		return messagingErr("other", err), nil
 	}
-	if g.env.Publisher == nil {
-		return messagingErr("connection", errors.New("there is no message bus here")), nil
-	}
-	if err := g.env.Publisher.Publish(topic, m.data, qos, retain); err != nil {
-		return messagingErr("other", err), nil
+	if name, err := g.publish(a[1].Text(), m.data, qos, retain); name != "" {
+		return messagingErr(name, err), nil
 	}
 	return okUnit, nil
+}
+
+// publish a message with the event's commit, if the manifest lets it; name is "", or wasi:messaging's for what went wrong.
+func (g *Guest) publish(topic string, data []byte, qos byte, retain bool) (name string, err error) {
+	if err := mayPublish(g.env.Grants.Publish, topic); err != nil {
+		g.log.emit(slog.LevelWarn, "publish", err.Error())
+		return "permission-denied", err
+	}
+	if g.env.Publisher == nil {
+		return "connection", errors.New("there is no message bus here")
+	}
+	if err := g.env.Publisher.Publish(topic, data, qos, retain); err != nil {
+		return "other", err
+	}
+	return "", nil
 }
 
 func messagingErr(name string, err error) engine.Val {

@@ -354,3 +354,20 @@ func odd(k engine.Kind, n int, handles []engine.Val) engine.Val {
 	}
 	return engine.U64([]uint64{0, 1, 1 << 62, 1<<64 - 1}[n%4])
 }
+
+// Spin's handlers publish to an address of their own; the board's bus takes the message, with the event's commit.
+func TestSpinsMQTTLeadsToTheBoardsBus(t *testing.T) {
+	b := &bus{}
+	d := newDirect(t, t.Context(), &Env{Publisher: b, Grants: Grants{Publish: []string{"a"}}})
+	const open, publish = "fermyon:spin/mqtt@2.0.0 [static]connection.open", "fermyon:spin/mqtt@2.0.0 [method]connection.publish"
+	for _, address := range []string{"", "localhost:1883", "http://localhost", "mqtt://", "mqtt://a\x7fb"} {
+		d.fails("invalid-address", open, str(address), str(""), str(""), number(30))
+	}
+	connection := d.ok(open, str("mqtt://elsewhere.example:1883"), str("user"), str("password"), number(30))
+	d.ok(publish, connection, str("a"), bin("one"), engine.Enum("at-most-once"))
+	d.ok(publish, connection, str("a"), bin("two"), engine.Enum("exactly-once"))
+	d.fails("connection-failed", publish, connection, str("b"), bin("three"), engine.Enum("at-least-once"))
+	if got := strings.Join(b.sent, ", "); got != "a one 0 false, a two 2 false" {
+		t.Errorf("sent %s", got)
+	}
+}
