@@ -173,7 +173,7 @@ func TestFaultsOfSpinManifestHavePlacesAndWaysOut(t *testing.T) {
 		"version 3":             {"spin_manifest_version = 3\n", `spin.toml:1:25: spin_manifest_version: this build reads version 2`},
 		"unknown key":           {head + "[component.c]\nsuorce = \"c.wasm\"\n" + route, `spin.toml:6:1: unknown key "suorce" in [component.c]: did you mean "source"?`},
 		"unknown trigger key":   {head + component + "[[trigger.mqtt]]\ncomponent = \"c\"\ntpoic = \"a\"\nqos = \"1\"\n", `spin.toml:9:1: unknown key "tpoic" in [[trigger.mqtt]]: did you mean "topic"?`},
-		"unknown top key":       {head + component + route + "[componet]\n", `spin.toml:10:2: unknown key "componet"`},
+		"unknown top key":       {head + component + route + "[compnent]\n", `spin.toml:10:2: unknown key "compnent"`},
 		"other trigger":         {head + component + "[[trigger.redis]]\ncomponent = \"c\"\nchannel = \"x\"\n", `spin.toml:7:11: [[trigger.redis]] has no equal here: http, mqtt and cron have`},
 		"no such component":     {head + component + "[[trigger.http]]\nroute = \"/\"\ncomponent = \"d\"\n" + route, `spin.toml:9:13: component "d" is not in the manifest`},
 		"no component":          {head + component + "[[trigger.http]]\nroute = \"/x\"\n" + route, `spin.toml:7:11: [[trigger.http]] has neither component nor static_response`},

@@ -309,3 +309,28 @@ func TestOtherVersionsAreNamed(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// An answer without a component is checked like all else that boards send: no header splits a response.
+func TestStaticAnswersAreChecked(t *testing.T) {
+	release := func(h HTTPTrigger) Release {
+		h.ID, h.Route = "a", "/"
+		return Release{Format: ReleaseFormat, Application: "a", Version: "1.0.0", Triggers: Triggers{HTTP: []HTTPTrigger{h}},
+			Components: map[string]Component{"c": {Digest: Sum(nil), Size: 1, Limits: DefaultLimits()}}}
+	}
+	if _, err := MarshalRelease(release(HTTPTrigger{Static: &Static{Status: 301, Headers: map[string]string{"location": "/b"}}})); err != nil {
+		t.Error(err)
+	}
+	for name, h := range map[string]HTTPTrigger{
+		"neither":        {},
+		"both":           {Component: "c", Static: &Static{Status: 200}},
+		"informational":  {Static: &Static{Status: 101}},
+		"no status":      {Static: &Static{}},
+		"name":           {Static: &Static{Status: 200, Headers: map[string]string{"a b": ""}}},
+		"empty name":     {Static: &Static{Status: 200, Headers: map[string]string{"": ""}}},
+		"split response": {Static: &Static{Status: 200, Headers: map[string]string{"a": "b\r\nc: d"}}},
+	} {
+		if _, err := MarshalRelease(release(h)); err == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+}

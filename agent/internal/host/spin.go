@@ -62,10 +62,11 @@ func spinInterfaces() []*iface {
 		}},
 		{name: "fermyon:spin/mqtt@2.0.0", grant: grantPublish, resources: resources{"connection": typSpinConnection}, funcs: map[string]fn{
 			"[static]connection.open": f(func(g *Guest, a []engine.Val) (engine.Val, error) {
-				if u, err := url.Parse(a[0].Text()); err != nil || u.Host == "" || u.Scheme != "mqtt" && u.Scheme != "mqtts" {
-					return engine.Err(engine.Variant("invalid-address")), nil
+				u, err := url.Parse(a[0].Text())
+				if err == nil && u.Host != "" && (u.Scheme == "mqtt" || u.Scheme == "mqtts") {
+					return ownOK(g, typSpinConnection, &spinConnection{})
 				}
-				return ownOK(g, typSpinConnection, &spinConnection{})
+				return engine.Err(engine.Variant("invalid-address")), nil
 			}, kString, kString, kString, kU64),
 			"[method]connection.publish": f(spinPublish, kHandle, kString, kBytes, kEnum),
 		}},

@@ -60,8 +60,12 @@ func (a *application) read(env *Env) (*localRelease, error) {
 
 // find the manifest of a folder.
 func (a *application) find() error {
-	if fi, err := os.Stat(a.file); err != nil || !fi.IsDir() {
-		return nil // readRelease tells
+	fi, err := os.Stat(a.file)
+	if err == nil && !fi.IsDir() || errors.Is(err, os.ErrNotExist) {
+		return nil // readRelease says that it isn't there, with a hint
+	}
+	if err != nil {
+		return fmt.Errorf("read manifest: %w", err)
 	}
 	for _, name := range []string{"dunlin.toml", "spin.toml"} {
 		path := filepath.Join(a.file, name)
