@@ -168,7 +168,7 @@ func TestEveryReferenceResolvesWithinTheTree(t *testing.T) {
 		"wasi:sockets@0.2.12", "wasi:http@0.2.12",
 		"wasi:keyvalue@0.2.0-draft", "wasi:keyvalue@0.2.0-draft2", "wasi:messaging@0.2.0-draft",
 		"wasi:config@0.2.0-draft", "wasi:config@0.2.0-draft-2024-09-27", "wasi:config@0.2.0-rc.1",
-		"wasi:logging@0.1.0-draft", "spin:mqtt-trigger", "fermyon:spin-cron@2.0.0", "fermyon:spin@2.0.0",
+		"wasi:logging@0.1.0-draft", "spin:mqtt-trigger", "fermyon:spin-cron@2.0.0", "fermyon:spin@2.0.0", "wasi:blobstore@0.2.0-draft",
 	} {
 		if packages[p] == nil {
 			t.Errorf("package %s is missing", p)

@@ -22,6 +22,7 @@ var ErrBodyLimit = errors.New("the body is larger than its limit")
 type Grants struct {
 	OutboundHosts []string          // allowed_outbound_hosts: "scheme://host[:port]", each part may be "*", host also "*.example.com"
 	Stores        []string          // key_value_stores
+	BlobStores    []string          // blob_stores
 	Publish       []string          // topic filters, "uplink:" ones included
 	Variables     map[string]string // wasi:config, spin variables; nil: not granted
 }

@@ -17,6 +17,7 @@ const (
 	grantStores    grant = "key_value_stores"
 	grantPublish   grant = "publish"
 	grantVariables grant = "variables"
+	grantBlobs     grant = "blob_stores"
 )
 
 // line of the manifest that gives the grant.
@@ -26,6 +27,8 @@ func (k grant) line() string {
 		return `key_value_stores = ["default"]`
 	case grantPublish:
 		return `publish = ["alerts/#"]`
+	case grantBlobs:
+		return `blob_stores = ["photos"]`
 	}
 	return `variables = { name = "value" }`
 }
@@ -38,6 +41,8 @@ func (g Grants) has(k grant) bool {
 		return len(g.Publish) > 0
 	case grantVariables:
 		return g.Variables != nil
+	case grantBlobs:
+		return len(g.BlobStores) > 0
 	}
 	return true
 }

@@ -99,7 +99,7 @@ const (
 func interfaces() []*iface {
 	all := [][]*iface{
 		ioInterfaces(), clocksInterfaces(), randomInterfaces(), cliInterfaces(), filesystemInterfaces(), socketsInterfaces(),
-		httpInterfaces(), keyvalueInterfaces(), messagingInterfaces(), configInterfaces(), loggingInterfaces(), spinInterfaces(),
+		httpInterfaces(), keyvalueInterfaces(), blobstoreInterfaces(), messagingInterfaces(), configInterfaces(), loggingInterfaces(), spinInterfaces(),
 	}
 	var flat []*iface
 	for _, part := range all {

@@ -55,7 +55,13 @@ func messagingInterfaces() []*iface {
 				}),
 				"[method]request-options.set-timeout-ms":       ignore,
 				"[method]request-options.set-expected-replies": ignore,
-				"request": f(func(*Guest, []engine.Val) (engine.Val, error) { return refused, nil }, kHandle, kString, kHandle, kOption),
+				"request": f(func(g *Guest, a []engine.Val) (engine.Val, error) {
+					if !a[3].IsSet() {
+						return refused, nil
+					}
+					_, err := take[replyOptions](g, a[3].Payload())
+					return refused, err
+				}, kHandle, kString, kHandle, kOption),
 				"reply": f(func(g *Guest, a []engine.Val) (engine.Val, error) {
 					_, err := take[message](g, a[1])
 					return refused, err
@@ -109,6 +115,7 @@ func messageFuncs() map[string]fn {
 		return engine.Some(engine.List(vals...)), nil
 	})
 	method("add-metadata", func(g *Guest, m *message, a []engine.Val) (engine.Val, error) {
+		m.metadata = slices.DeleteFunc(m.metadata, func(kv [2]string) bool { return kv[0] == a[0].Text() })
 		m.metadata = append(m.metadata, [2]string{a[0].Text(), a[1].Text()})
 		return none, g.hold(len(a[0].Text()) + len(a[1].Text()))
 	}, kString, kString)

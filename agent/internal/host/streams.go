@@ -49,6 +49,7 @@ type outputStream struct {
 	permit int
 	flush  bool // a flush was asked for and is not known to be done
 	body   *outgoingBody
+	ended  func() // when it is dropped; nil: nothing
 }
 
 // ready means that check-write would permit something, or fail.
@@ -69,6 +70,9 @@ func (s *outputStream) room() (int, error) {
 }
 
 func (s *outputStream) drop() {
+	if s.ended != nil {
+		s.ended()
+	}
 	if s.body != nil {
 		s.body.streaming = false
 	}

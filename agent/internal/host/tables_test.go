@@ -249,6 +249,34 @@ func TestMessagesCarryTheirDelivery(t *testing.T) {
 	}
 }
 
+func TestMessagesHoldWhatTheirTextSays(t *testing.T) {
+	d := newDirect(t, t.Context(), &Env{Publisher: &bus{}, Grants: Grants{Publish: []string{"a"}}})
+	const types = "wasi:messaging/types@0.2.0-draft "
+	m := d.call(types+"[constructor]message", bin("data"))
+	if d.call(types+"[method]message.metadata", m).IsSet() || d.call(types+"[method]message.topic", m).IsSet() || d.call(types+"[method]message.content-type", m).IsSet() {
+		t.Error("a new message has more than its data")
+	}
+	for _, kv := range [][2]string{{"a", "1"}, {"b", "2"}, {"a", "3"}} { // a key that is there is overwritten
+		d.call(types+"[method]message.add-metadata", m, str(kv[0]), str(kv[1]))
+	}
+	got := ""
+	for _, kv := range d.call(types+"[method]message.metadata", m).Payload().Elems() {
+		got += kv.Elems()[0].Text() + "=" + kv.Elems()[1].Text() + " "
+	}
+	if got != "b=2 a=3 " {
+		t.Errorf("metadata %s", got)
+	}
+	const request = "wasi:messaging/request-reply@0.2.0-draft "
+	client := d.ok(types+"[static]client.connect", str("default"))
+	options := d.call(request + "[constructor]request-options")
+	d.call(request+"[method]request-options.set-timeout-ms", options, engine.U32(5))
+	d.fails("other", request+"request", client, str("a"), m, some(options))
+	d.traps("no host.replyOptions", request+"request", client, str("a"), m, some(options)) // it was given away
+	d.fails("other", request+"request", client, str("a"), m, absent)
+	d.fails("other", request+"reply", m, d.call(types+"[constructor]message", bin("answer")))
+	d.ok(types+"[method]client.disconnect", client)
+}
+
 func TestCheckTexts(t *testing.T) {
 	function := engine.Extern{Name: "get", Kind: engine.ExternFunc}
 	face := func(name string, items ...engine.Extern) engine.Extern {
@@ -264,7 +292,7 @@ func TestCheckTexts(t *testing.T) {
 		{face("wasi:http/types@0.3.0", function), "import wasi:http/types@0.3.0 of [component.c] needs WASI 0.3, which this runtime does not have: build the component for WASI 0.2"},
 		{face("wasi:keyvalue/store@0.2.0-draft3", function), "import wasi:keyvalue/store@0.2.0-draft3 of [component.c] is not provided: it is provided as @0.2.0-draft, @0.2.0-draft2: build it against one of these"},
 		{face("wasi:clocks/system-clock@0.2.0", function), "import wasi:clocks/system-clock@0.2.0 of [component.c] is not provided: of wasi:clocks, this is: wasi:clocks/monotonic-clock@0.2.12, wasi:clocks/timezone@0.2.12, wasi:clocks/wall-clock@0.2.12"},
-		{face("acme:door/lock@1.0.0", function), "import acme:door/lock@1.0.0 of [component.c] is not provided: no board has acme:door; a component can import from fermyon:spin, fermyon:spin-cron, spin:mqtt-trigger, wasi:cli, wasi:clocks, wasi:config, wasi:filesystem, wasi:http, wasi:io, wasi:keyvalue, wasi:logging, wasi:messaging, wasi:random, wasi:sockets, as they are in wit/"},
+		{face("acme:door/lock@1.0.0", function), "import acme:door/lock@1.0.0 of [component.c] is not provided: no board has acme:door; a component can import from fermyon:spin, fermyon:spin-cron, spin:mqtt-trigger, wasi:blobstore, wasi:cli, wasi:clocks, wasi:config, wasi:filesystem, wasi:http, wasi:io, wasi:keyvalue, wasi:logging, wasi:messaging, wasi:random, wasi:sockets, as they are in wit/"},
 		{face("wasi:random/random@0.2.3", function), "import wasi:random/random@0.2.3 of [component.c] is not provided in full: wasi:random/random@0.2.12 has no get; build it against that version"},
 		{function, "import get of [component.c] is not provided: a component can import interfaces only"},
 	} {
@@ -294,7 +322,7 @@ func TestNoArgumentsPanicTheHost(t *testing.T) {
 	cancel() // nothing waits
 	for name, i := range allInterfaces {
 		for function, fn := range i.funcs {
-			d := newDirect(t, ctx, &Env{KV: &bus{}, Publisher: &bus{}, Stdin: strings.NewReader("x"), Grants: Grants{Stores: []string{"default"}, Publish: []string{"#"}}})
+			d := newDirect(t, ctx, &Env{KV: &bus{}, Publisher: &bus{}, Stdin: strings.NewReader("x"), Grants: Grants{Stores: []string{"default"}, BlobStores: []string{"x"}, Publish: []string{"#"}}})
 			handles := []engine.Val{
 				d.call("wasi:cli/stdin get-stdin"), d.call("wasi:cli/stdout get-stdout"), d.call(types + "[constructor]fields"),
 				d.call(clock+"subscribe-duration", engine.U64(1)), engine.Own(typError, 77), engine.Borrow(typFields, 1<<31),

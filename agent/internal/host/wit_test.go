@@ -89,6 +89,7 @@ func witFuncs(body, resource string) (funcs []witFunc, resources []string) {
 var witKinds = map[string]engine.Kind{
 	"borrow": kHandle, "string": kString, "u64": kU64, "u32": kU32, "u16": kU16, "u8": kU8, "s64": kS64, "bool": kBool,
 	"option": kOption, "result": kResult, "filesize": kU64, "duration": kU64, "instant": kU64, "field-name": kString, "topic": kString,
+	"container-name": kString, "object-name": kString, "object-id": kRecord,
 }
 
 // Every function and resource of every standard interface is there, with the parameters of its text.
