@@ -112,6 +112,7 @@ all() {
 	cargo_build coldroom "$1/coldroom/coldroom-v1.wasm"
 	cargo_build coldroom "$1/coldroom/coldroom-v2.wasm" --features v2
 	cargo_build hostile "$1/hostile/hostile.wasm"
+	cargo_build photos "$1/photos/photos.wasm"
 	cargo_build spin "$1/spin/spin.wasm"
 	mkdir -p "$1/vectors"
 	for wat in "$here"/vectors/*.wat; do

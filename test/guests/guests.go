@@ -42,6 +42,12 @@ var Coldroom2 []byte
 //go:embed hostile/hostile.wasm
 var Hostile []byte
 
+// Photos keeps what it is sent as objects of the wasi:blobstore container "photos": PUT, GET and DELETE /NAME, GET / for all
+// names and sizes, POST /NAME?to=OTHER, and POST /trap and /huge, which fail with an object half written.
+//
+//go:embed photos/photos.wasm
+var Photos []byte
+
 // Spin is made for Spin's synchronous triggers: it keeps a message under "message/<topic>", a cron event's seconds under
 // "cron" and the variable "greeting", if any, under that name, in the store "default". The payload "fail" is kept, and fails;
 // "forward" is published on "spin/<topic>" too. HTTP: .../keys lists what is kept, all else the headers that Spin adds.

@@ -17,6 +17,7 @@ func committed() map[string][]byte {
 		"coldroom/coldroom-v1.wasm":   Coldroom1,
 		"coldroom/coldroom-v2.wasm":   Coldroom2,
 		"hostile/hostile.wasm":        Hostile,
+		"photos/photos.wasm":          Photos,
 		"spin/spin.wasm":              Spin,
 		"vectors/smallest.wasm":       Smallest,
 		"vectors/unknown-import.wasm": UnknownImport,
