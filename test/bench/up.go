@@ -111,11 +111,16 @@ func (b *bench) upOf(ctx context.Context, name string, wasm []byte) error {
 
 // firstAnswer asks until there is one.
 func firstAnswer(ctx context.Context, addr string) error {
-	for ctx.Err() == nil {
+	again := time.NewTicker(500 * time.Microsecond)
+	defer again.Stop()
+	for {
 		if _, err := requests(addr, "/", "Hello World!", 0, 1); err == nil {
 			return nil
 		}
-		time.Sleep(500 * time.Microsecond)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return context.Cause(ctx)
 }

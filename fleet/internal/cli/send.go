@@ -91,17 +91,22 @@ func runSend(ctx context.Context, env *Env, control string, args []string) error
 	c := &http.Client{Transport: &http.Transport{DialContext: dialControl(filepath.Join(s.state, control))},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	defer c.CloseIdleConnections()
-	what := append(rest, "", "", "", "")
-	switch {
-	case len(rest) == 2 && what[0] == "http":
-		return s.request(ctx, env, c, "", what[1])
-	case len(rest) == 3 && what[0] == "http":
-		return s.request(ctx, env, c, strings.ToUpper(what[1]), what[2])
-	case (len(rest) == 2 || len(rest) == 3) && what[0] == "mqtt":
-		q := url.Values{"topic": {what[1]}, "qos": {strconv.Itoa(s.qos)}}
-		return s.fire(ctx, env, c, "mqtt?"+q.Encode(), what[2])
-	case (len(rest) == 1 || len(rest) == 2) && what[0] == "timer":
-		return s.fire(ctx, env, c, "timer?"+url.Values{"id": {what[1]}}.Encode(), "")
+	kind, arg, last := "", "", ""
+	for i, to := range []*string{&kind, &arg, &last} {
+		if i < len(rest) {
+			*to = rest[i]
+		}
+	}
+	switch n := len(rest); {
+	case kind == "http" && n == 2:
+		return s.request(ctx, env, c, "", arg)
+	case kind == "http" && n == 3:
+		return s.request(ctx, env, c, strings.ToUpper(arg), last)
+	case kind == "mqtt" && (n == 2 || n == 3):
+		q := url.Values{"topic": {arg}, "qos": {strconv.Itoa(s.qos)}}
+		return s.fire(ctx, env, c, "mqtt?"+q.Encode(), last)
+	case kind == "timer" && n <= 2:
+		return s.fire(ctx, env, c, "timer?"+url.Values{"id": {arg}}.Encode(), "")
 	}
 	return Hint(Usage("send what?"), "say http [METHOD] PATH, mqtt TOPIC [PAYLOAD] or timer [ID]")
 }
