@@ -6,7 +6,6 @@ import "C"
 import (
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Instance of a component in a store.
@@ -42,42 +41,46 @@ func (l *Linker) Instantiate(s *Store, c *Component) (*Instance, error) {
 	return i, nil
 }
 
-// fill takes a slot for each of the component's memories, and lets the store have as many memories as it holds slots: so the pool
-// is never short. How many memories a component has is found by trying, once; half-made instances go with the store's C part.
+// fill takes a slot for each of the component's memories, and lets the store have as many memories and tables as the component has:
+// so the pool is never short, and the sum of them all is bounded. How many that are is found by trying, once; half-made
+// instances go with the store's C part.
 func (l *Linker) fill(i *Instance) error {
 	s, c := i.store, i.component
 	for {
-		weight := c.weight.Load()
+		known := c.shape.Load()
+		s.shape = s.shape.with(known)
 		if s.ctx.Err() != nil {
 			return s.interrupted() // it did not wait
 		}
-		if err := s.engine.slots.Acquire(s.ctx, weight); err != nil {
+		if s.shape.memories > int64(s.engine.plan.slots) {
+			return fmt.Errorf("instantiate component: it has more linear memories than the %d that this engine has", s.engine.plan.slots)
+		}
+		if err := s.engine.slots.acquire(s.ctx, s.limits.Share, s.shape.memories-s.slots); err != nil {
 			return &Trap{Code: TrapInterrupt, Message: "no instance slot came free", Err: s.cause()}
 		}
-		s.slots += weight
-		C.dunlin_store_limit(s.c, s.memory, s.tables, C.int64_t(s.slots))
+		s.slots = s.shape.memories
+		memory, elements := s.shape.divide(int64(s.limits.Memory))
+		C.dunlin_store_limit(s.c, C.int64_t(memory), C.int64_t(elements), C.int64_t(s.shape.memories), C.int64_t(s.shape.tables))
 		if err := s.enter(); err != nil {
 			return err
 		}
 		s.running.Add(1)
-		cerr := takeError(C.wasmtime_component_linker_instantiate(l.ptr, s.c.ctx, c.ptr, &i.c))
+		cerr := takeError(C.dunlin_instantiate(s.c, l.ptr, c.ptr, &i.c))
 		s.running.Add(-1)
 		if cerr == nil {
 			return nil
 		}
-		if !strings.Contains(cerr.text, "memory count too high") {
+		more := known.learn(cerr.text)
+		if more == nil || !more.affordable(int64(s.limits.Memory)) {
 			return s.failure("instantiate component", true, cerr)
 		}
-		if weight >= int64(s.engine.plan.slots) {
-			return fmt.Errorf("instantiate component: it has more linear memories than the %d that this engine has", weight)
-		}
-		c.weight.CompareAndSwap(weight, weight+1)
+		c.shape.CompareAndSwap(known, more)
 		if s.instances > 0 {
-			return fmt.Errorf("instantiate component: it has more than %d linear memories, found out beside another instance; try again in a new store", weight)
+			return errors.New("instantiate component: it has more memories or tables than was known, found out beside another instance; try again in a new store")
 		}
 		C.dunlin_store_renew(s.c, s.engine.ptr)
-		s.engine.slots.Release(s.slots)
-		s.slots = 0
+		s.engine.slots.release(s.limits.Share, s.slots)
+		s.slots, s.shape = 0, shape{}
 	}
 }
 

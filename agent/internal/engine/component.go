@@ -30,6 +30,7 @@ const (
 	Malformed   CompileReason = iota // not valid wasm: truncated, bits flipped
 	CoreModule                       // a core module, not a component
 	NeedsWASIp3                      // async component model (WASI 0.3)
+	Oversized                        // larger from its start than any limit allows
 )
 
 func (e *CompileError) Error() string {
@@ -39,6 +40,8 @@ func (e *CompileError) Error() string {
 	case NeedsWASIp3:
 		return "it needs the async component model (WASI 0.3), which this engine doesn't have; " +
 			"build it for WASI 0.2: " + e.Err.Error()
+	case Oversized:
+		return "it starts larger than any memory limit allows: " + e.Err.Error()
 	}
 	return "not a valid WebAssembly component: " + e.Err.Error()
 }
@@ -53,9 +56,9 @@ type Component struct {
 	refs             refs // the owner's, and one for every instance
 	closed           mark
 
-	mu     sync.Mutex
-	found  map[string]*Export // by full name
-	weight atomic.Int64       // slots that an instance takes, as far as known
+	mu    sync.Mutex
+	found map[string]*Export    // by full name
+	shape atomic.Pointer[shape] // of an instance, as far as known
 }
 
 // Export is a looked-up exported function of one component; it lives as long as the component.
@@ -95,6 +98,8 @@ func (e *Engine) Compile(wasm []byte) (*Component, error) {
 	reason := Malformed
 	if strings.Contains(err.text, "component model async") || strings.Contains(err.text, "error-context") {
 		reason = NeedsWASIp3
+	} else if strings.Contains(err.text, "does not fit in pooling allocator requirements") {
+		reason = Oversized
 	}
 	return nil, &CompileError{reason, errors.New(err.oneLine())}
 }
@@ -119,7 +124,7 @@ func (e *Engine) Load(path string) (*Component, error) {
 func (e *Engine) newComponent(ptr *C.wasmtime_component_t) *Component {
 	c := &Component{engine: e, ptr: ptr, found: map[string]*Export{}}
 	c.imports, c.exports = reflectExterns(c, true), reflectExterns(c, false)
-	c.weight.Store(1)
+	c.shape.Store(&shape{memories: 1})
 	c.refs.init()
 	watch(c, "component", &c.closed)
 	return c

@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 
 	_ "github.com/bytecodealliance/wasmtime-go/v44" // links the static library
-	"golang.org/x/sync/semaphore"
 )
 
 // version of the library that wasmtime-go v44.0.0 holds.
@@ -28,7 +27,7 @@ const (
 	wasmStack     = 1 << 20   // bytes of native stack for guest code; threads have 8 MiB, 2 MiB under an unlimited ulimit -s
 	keepResident  = 64 << 10  // bytes of a slot that are cleared rather than given back to the kernel
 	tableElements = 100_000   // the largest table; StarlingMonkey's has about 20,000 elements
-	defaultMemory = 128 << 20 // bytes, each linear memory of a store without a limit of its own
+	defaultMemory = 128 << 20 // bytes, of a store without a limit of its own
 )
 
 // Config of an Engine.
@@ -43,9 +42,9 @@ type Config struct {
 type Engine struct {
 	ptr    *C.wasm_engine_t
 	plan   plan
-	lines  bool                // SourceLines
-	slots  *semaphore.Weighted // one a linear memory, of plan.slots
-	refs   refs                // the owner's, and one for every component, linker and store
+	lines  bool   // SourceLines
+	slots  *slots // one a linear memory
+	refs   refs   // the owner's, and one for every component, linker and store
 	closed mark
 }
 
@@ -68,7 +67,7 @@ func New(cfg Config) (*Engine, error) {
 	if p.pooled {
 		c.slots = C.uint32_t(p.slots)
 	}
-	e := &Engine{ptr: C.dunlin_engine_new(&c), plan: p, lines: cfg.SourceLines, slots: semaphore.NewWeighted(int64(p.slots))}
+	e := &Engine{ptr: C.dunlin_engine_new(&c), plan: p, lines: cfg.SourceLines, slots: newSlots(p.slots)}
 	if e.ptr == nil {
 		return nil, fmt.Errorf("make engine: wasmtime refused the settings %+v", p)
 	}

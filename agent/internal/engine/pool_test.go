@@ -232,16 +232,15 @@ func TestAComponentOfManyMemoriesTakesAsManySlots(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if w := many.weight.Load(); w != 3 {
+	if w := many.shape.Load().memories; w != 3 {
 		t.Errorf("weight %d for 3 memories", w)
 	}
-	if w := one.weight.Load(); w != 1 {
+	if w := one.shape.Load().memories; w != 1 {
 		t.Errorf("weight %d for 1 memory", w)
 	}
-	if !e.slots.TryAcquire(4) {
+	if e.slots.free != 4 {
 		t.Error("slots were lost")
 	}
-	e.slots.Release(4)
 
 	over := newEngine(t, 2)
 	c, x := compile(t, over, strings.ReplaceAll(tinyWat, "(core instance $i", "(core instance (instantiate $m)) (core instance (instantiate $m)) (core instance $i"))

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #ifdef DUNLIN_DEBUG
 #include <unistd.h>
 #endif
@@ -9,8 +10,6 @@
 #include "shim.h"
 
 #include "_cgo_export.h"
-
-enum { INSTANCES_PER_SLOT = 64, TABLES_PER_SLOT = 8 };
 
 wasm_engine_t *dunlin_engine_new(const dunlin_config *c) {
   // The C API has no setting for it: wasmtime reads the variable when a config is made.
@@ -76,17 +75,19 @@ static void close_store(dunlin_store *s) {
   wasmtime_store_delete(s->store);
 }
 
-dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go) {
+dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go, bool metered) {
   dunlin_store *s = calloc(1, sizeof *s);
   if (s == NULL) return NULL;
   s->go = go;
+  s->meter.on = metered;
+  if (metered) pthread_mutex_init(&s->meter.lock, NULL);
   open_store(s, engine);
   return s;
 }
 
-void dunlin_store_limit(dunlin_store *s, int64_t memory, int64_t table, int64_t memories) {
+void dunlin_store_limit(dunlin_store *s, int64_t memory, int64_t elements, int64_t memories, int64_t tables) {
   // What a store may take of the pool goes with its slots, so that one component can't starve another.
-  wasmtime_store_limiter(s->store, memory, table, memories * INSTANCES_PER_SLOT, memories * TABLES_PER_SLOT, memories);
+  wasmtime_store_limiter(s->store, memory, elements, memories * INSTANCES_PER_SLOT, tables, memories);
 }
 
 void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine) {
@@ -96,6 +97,7 @@ void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine) {
 
 void dunlin_store_free(dunlin_store *s) {
   close_store(s);
+  if (s->meter.on) pthread_mutex_destroy(&s->meter.lock);
   free(s->guests);
   dunlin_buf_free(&s->buf);
 #ifdef DUNLIN_DEBUG
@@ -107,6 +109,38 @@ void dunlin_store_free(dunlin_store *s) {
 void dunlin_store_interrupt(dunlin_store *s, wasm_engine_t *engine) {
   __atomic_store_n(&s->interrupted, 1, __ATOMIC_SEQ_CST);
   wasmtime_engine_increment_epoch(engine);
+}
+
+static uint64_t nanoseconds(clockid_t clock) {
+  struct timespec t = {0};
+  clock_gettime(clock, &t);
+  return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static void meter_start(dunlin_meter *m) {
+  if (!m->on) return;
+  pthread_mutex_lock(&m->lock);
+  if (m->depth++ == 0) {
+    pthread_getcpuclockid(pthread_self(), &m->clock);
+    m->from = nanoseconds(m->clock);
+  }
+  pthread_mutex_unlock(&m->lock);
+}
+
+static void meter_stop(dunlin_meter *m) {
+  if (!m->on) return;
+  pthread_mutex_lock(&m->lock);
+  if (--m->depth == 0) m->spent += nanoseconds(m->clock) - m->from;
+  pthread_mutex_unlock(&m->lock);
+}
+
+uint64_t dunlin_store_cpu(dunlin_store *s) {
+  dunlin_meter *m = &s->meter;
+  pthread_mutex_lock(&m->lock);
+  uint64_t spent = m->spent;
+  if (m->depth > 0) spent += nanoseconds(m->clock) - m->from;
+  pthread_mutex_unlock(&m->lock);
+  return spent;
 }
 
 // An error of this side, which Go tells from wasmtime's by its start.
@@ -160,6 +194,14 @@ wasmtime_error_t *dunlin_add_resource(wasmtime_component_linker_instance_t *l, c
   return err;
 }
 
+wasmtime_error_t *dunlin_instantiate(dunlin_store *s, const wasmtime_component_linker_t *l, const wasmtime_component_t *c,
+                                     wasmtime_component_instance_t *out) {
+  meter_start(&s->meter);
+  wasmtime_error_t *err = wasmtime_component_linker_instantiate(l, s->ctx, c, out);
+  meter_stop(&s->meter);
+  return err;
+}
+
 wasmtime_error_t *dunlin_call(dunlin_store *s, const wasmtime_component_instance_t *instance, const wasmtime_component_export_index_t *index,
                               bool has_result) {
   wasmtime_component_func_t func;
@@ -175,7 +217,9 @@ wasmtime_error_t *dunlin_call(dunlin_store *s, const wasmtime_component_instance
   }
   wasmtime_component_val_t result = {.kind = WASMTIME_COMPONENT_BOOL};
   if (args == NULL) err = own_problem("out of memory");
+  meter_start(&s->meter);
   if (err == NULL) err = wasmtime_component_func_call(&func, s->ctx, args, count, &result, has_result);
+  meter_stop(&s->meter);
   bool returned = dunlin_return_borrows(&r);
   if (err == NULL && !returned) err = own_problem("a borrow was passed where the function takes ownership");
   for (uint32_t i = 0; i < read; i++) wasmtime_component_val_delete(&args[i]);
@@ -194,7 +238,9 @@ wasmtime_error_t *dunlin_drop_guest(dunlin_store *s, uint32_t index) {
   if (index >= s->guest_count || s->guests[index] == NULL) return own_problem("the resource was dropped before");
   wasmtime_component_resource_any_t *any = s->guests[index];
   s->guests[index] = NULL;
+  meter_start(&s->meter);
   wasmtime_error_t *err = wasmtime_component_resource_any_drop(s->ctx, any);
+  meter_stop(&s->meter);
   wasmtime_component_resource_any_delete(any);
   return err;
 }

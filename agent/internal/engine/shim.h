@@ -2,6 +2,8 @@
 #ifndef DUNLIN_SHIM_H
 #define DUNLIN_SHIM_H
 
+#include <pthread.h>
+
 #include "wasmtime.h"
 
 // Tags of the flat encoding; equal to the Go constants of type Kind.
@@ -46,9 +48,19 @@ void dunlin_put_u8(dunlin_buf *b, uint8_t v);
 void dunlin_put_u32(dunlin_buf *b, uint32_t v);
 void dunlin_put_bytes(dunlin_buf *b, const void *data, size_t n);
 
+// What a store's calls have cost in processor time, on whichever threads they ran. lock is between them and who looks.
+typedef struct {
+  bool on; // for the store's whole life
+  pthread_mutex_t lock;
+  unsigned depth; // of calls under way, one inside the other on one thread
+  clockid_t clock; // of that thread
+  uint64_t from, spent; // nanoseconds
+} dunlin_meter;
+
 // One store. go is the Go side's handle; buf carries values in both directions, each use read whole before the next begins.
 typedef struct {
   int interrupted;
+  dunlin_meter meter;
   uintptr_t go;
   wasmtime_store_t *store;
   wasmtime_context_t *ctx;
@@ -56,6 +68,9 @@ typedef struct {
   wasmtime_component_resource_any_t **guests; // guest resources that the host holds, by index; NULL once dropped
   uint32_t guest_count, guest_cap;
 } dunlin_store;
+
+// What a store may have for each linear memory that it has.
+enum { INSTANCES_PER_SLOT = 64, TABLES_PER_SLOT = 8 };
 
 typedef struct {
   uint32_t slots; // 0: no pool, memories on demand
@@ -66,15 +81,18 @@ typedef struct {
 
 wasm_engine_t *dunlin_engine_new(const dunlin_config *c);
 
-dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go);
-void dunlin_store_limit(dunlin_store *s, int64_t memory, int64_t table, int64_t memories);
+dunlin_store *dunlin_store_new(wasm_engine_t *engine, uintptr_t go, bool metered);
+void dunlin_store_limit(dunlin_store *s, int64_t memory, int64_t elements, int64_t memories, int64_t tables);
 void dunlin_store_renew(dunlin_store *s, wasm_engine_t *engine);
 void dunlin_store_free(dunlin_store *s);
 void dunlin_store_interrupt(dunlin_store *s, wasm_engine_t *engine);
+uint64_t dunlin_store_cpu(dunlin_store *s); // nanoseconds; from any thread, calls under way included
 
 wasmtime_error_t *dunlin_add_func(wasmtime_component_linker_instance_t *l, const char *name, size_t len, uintptr_t fn);
 wasmtime_error_t *dunlin_add_resource(wasmtime_component_linker_instance_t *l, const char *name, size_t len, uint32_t type, uintptr_t fn);
 
+wasmtime_error_t *dunlin_instantiate(dunlin_store *s, const wasmtime_component_linker_t *l, const wasmtime_component_t *c,
+                                     wasmtime_component_instance_t *out);
 // Arguments stand in s->buf, and the result (nothing, or one value) is put there.
 wasmtime_error_t *dunlin_call(dunlin_store *s, const wasmtime_component_instance_t *instance, const wasmtime_component_export_index_t *index,
                               bool has_result);

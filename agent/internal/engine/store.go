@@ -4,6 +4,7 @@ package engine
 import "C"
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -18,8 +19,10 @@ const interruptAgain = 5 * time.Millisecond
 
 // Limits of one store. Zero fields mean the engine's defaults.
 type Limits struct {
-	Memory uint64 // bytes, each linear memory; default 128 MiB
-	Tables uint32 // elements, each table; default and at most 100,000
+	Memory  uint64        // bytes, all linear memories and tables together; default 128 MiB
+	CPU     time.Duration // processor time of the guest, and of the host functions that it calls; 0: not measured
+	OverCPU func()        // is called once, on a goroutine of its own, when CPU is used up
+	Share   *Share        // whose slots it takes; nil: nobody's
 }
 
 // Store is one event's world: instances, memories, resources. Not safe for concurrent use; Close ends it.
@@ -29,11 +32,11 @@ type Store struct {
 	ctx    context.Context
 	data   any
 	handle cgo.Handle
-	memory C.int64_t
-	tables C.int64_t
+	limits Limits
 
 	instances int
-	slots     int64
+	shape     shape        // of all instances
+	slots     int64        // that it holds
 	used      []*Component // kept until Close
 	running   atomic.Int32 // calls under way, either way
 	args      []Val        // of host calls, used again
@@ -41,30 +44,45 @@ type Store struct {
 	hostName  string       // of the host function that ran last
 
 	stop   func() bool
-	mu     sync.Mutex  // between Close and the end of ctx
+	mu     sync.Mutex  // between Close, the end of ctx and the look at the meter
 	again  *time.Timer // of interrupt
+	look   *time.Timer // at the meter
 	closed mark
 }
 
 // NewStore makes a store. When ctx ends, guest code running in it is interrupted (Trap with code TrapInterrupt and the ctx's cause).
 func (e *Engine) NewStore(ctx context.Context, l Limits, data any) *Store {
 	e.retain("NewStore")
-	s := &Store{engine: e, ctx: ctx, data: data, memory: defaultMemory, tables: tableElements}
-	if l.Memory > 0 {
-		s.memory = C.int64_t(min(l.Memory, math.MaxInt64))
-	}
-	if l.Tables > 0 {
-		s.tables = C.int64_t(min(l.Tables, tableElements))
-	}
+	l.Memory = min(cmp.Or(l.Memory, defaultMemory), math.MaxInt64)
+	s := &Store{engine: e, ctx: ctx, data: data, limits: l}
 	s.handle = cgo.NewHandle(s)
-	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle))
+	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle), C.bool(l.CPU > 0))
 	if s.c == nil {
 		panic("engine: out of memory")
 	}
 	if ctx.Done() != nil {
 		s.stop = context.AfterFunc(ctx, s.interrupt)
 	}
+	if l.CPU > 0 {
+		s.look = time.AfterFunc(l.CPU, s.meter)
+	}
 	return s
+}
+
+// meter looks whether the guest has used up its processor time, first when it can have, and then when it can have again: one
+// thread uses no more of it than passes.
+func (s *Store) meter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return
+	}
+	left := s.limits.CPU - time.Duration(C.dunlin_store_cpu(s.c))
+	if left > 0 {
+		s.look.Reset(max(left, interruptAgain))
+		return
+	}
+	go s.limits.OverCPU()
 }
 
 // interrupt ends what runs in this store; the epoch makes every running guest look, and the others go on. A guest that looked
@@ -96,6 +114,9 @@ func (s *Store) Close() {
 	if s.again != nil {
 		s.again.Stop()
 	}
+	if s.look != nil {
+		s.look.Stop()
+	}
 	s.mu.Unlock()
 	if !first {
 		return
@@ -109,7 +130,7 @@ func (s *Store) Close() {
 	for _, c := range s.used {
 		c.release()
 	}
-	s.engine.slots.Release(s.slots)
+	s.engine.slots.release(s.limits.Share, s.slots)
 	s.engine.release()
 }
 

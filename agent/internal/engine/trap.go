@@ -169,8 +169,11 @@ func (s *Store) failure(doing string, linking bool, e *cError) error {
 		t.Code, t.Message = trapCodes[what], what
 		return t
 	}
-	if strings.Contains(root, "exceeds memory limits") {
+	if strings.Contains(root, "exceeds memory limits") || strings.Contains(root, "exceeds table limits") {
 		t.Code = TrapMemory
+		if s.shape.memories > 1 || s.shape.tables > 0 {
+			t.Message += fmt.Sprintf(", where %d memories and %d tables share %d bytes", s.shape.memories, s.shape.tables, s.limits.Memory)
+		}
 		return t
 	}
 	if len(e.frames) > 0 && hostName != "" { // most likely lowering what it returned
