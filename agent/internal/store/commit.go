@@ -26,6 +26,7 @@ type job struct {
 	writes   map[string][]byte // by row key; nil deletes
 	messages []Message
 	size     int
+	quota    *quota // nil: none
 
 	taken     bool // under Store.mu, like withdrawn
 	withdrawn bool
@@ -218,7 +219,7 @@ func (s *Store) write(group []*job, delivered []uint64) {
 			}
 			return
 		}
-		g := &grouping{s: s, tx: tx, outbox: s.outboxBytes.Load(), refused: map[*job]error{}}
+		g := &grouping{s: s, tx: tx, outbox: s.outboxBytes.Load(), refused: map[*job]error{}, usage: usage{}}
 		if culprit, err := g.apply(group); err != nil {
 			_ = tx.Rollback()
 			s.finish(culprit, s.wrap(err))
@@ -260,6 +261,9 @@ func (s *Store) write(group []*job, delivered []uint64) {
 func (s *Store) committed(g *grouping) {
 	s.outboxBytes.Store(g.outbox)
 	s.dropped.Add(g.dropped)
+	s.mu.Lock()
+	s.usage.add(g.usage)
+	s.mu.Unlock()
 	if g.last == 0 {
 		return
 	}
@@ -276,6 +280,7 @@ type grouping struct {
 	tx       *bolt.Tx
 	accepted []*job
 	refused  map[*job]error
+	usage    usage  // that the accepted add
 	outbox   int64  // bytes in the outbox
 	last     uint64 // newest outbox id
 	dropped  uint64
@@ -288,6 +293,10 @@ func (g *grouping) apply(group []*job) (culprit *job, err error) {
 				g.refused[j] = err
 				continue
 			}
+		}
+		if err := guard(func() error { return g.accept(j) }); err != nil {
+			g.refused[j] = err
+			continue
 		}
 		if err := guard(func() error { return g.write(j) }); err != nil {
 			return j, err

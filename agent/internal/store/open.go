@@ -199,6 +199,7 @@ func openFile(path string, log *slog.Logger) (*Store, error) {
 		log:         log,
 		pending:     map[string][]*job{},
 		delivered:   map[uint64]struct{}{},
+		usage:       usage{},
 		wake:        make(chan struct{}, 1),
 		quit:        make(chan struct{}),
 		stopped:     make(chan struct{}),
@@ -297,6 +298,7 @@ func (s *Store) surveyRows(tx *bolt.Tx) error {
 		if k[0] == kindOutbox {
 			s.outboxBytes.Add(int64(len(row)))
 		}
+		s.usage.row(k, row, 1)
 		return true, nil
 	})
 }

@@ -64,6 +64,7 @@ type Store struct {
 	closed    bool
 	queue     []*job
 	pending   map[string][]*job   // jobs that are queued or being written, by the key they write, oldest first
+	usage     usage               // of keyvalue stores, as of the last commit
 	delivered map[uint64]struct{} // outbox rows to remove with a coming commit
 
 	wake    chan struct{} // one token: the queue or delivered has something new

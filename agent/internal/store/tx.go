@@ -26,6 +26,7 @@ type Tx struct {
 	reads       map[string]digest // what was there at the first read
 	lists       []listed
 	messages    []Message
+	quota       *quota // nil: none
 	size        int
 	conflict    bool
 	over        bool
@@ -133,6 +134,10 @@ func (t *Tx) write(k, value []byte) error {
 		grow = len(value) - len(old)
 	}
 	if err := t.grow(grow); err != nil {
+		return err
+	}
+	if err := t.admit(k, value); err != nil {
+		t.size -= grow
 		return err
 	}
 	t.writes[string(k)] = value
@@ -261,7 +266,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	var err error
 	switch {
 	case t.Writes():
-		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, size: t.size})
+		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, size: t.size, quota: t.quota})
 	case len(t.reads)+len(t.lists) > 0:
 		if err = t.s.settle(ctx, t); err == nil {
 			err = t.s.view(t.check)
@@ -365,5 +370,6 @@ func (s *Store) DeleteApplication(application string) error {
 	if err != nil {
 		return fmt.Errorf("delete data of application %q: %w", application, err)
 	}
+	s.forgetApplication(prefix)
 	return nil
 }
