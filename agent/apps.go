@@ -14,6 +14,7 @@ import (
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/runner"
+	"dunlin.dev/dunlin/agent/internal/store"
 	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 	timertrigger "dunlin.dev/dunlin/agent/internal/trigger/timer"
@@ -138,12 +139,15 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 			return fmt.Errorf("component %q does not start: %w", name, err)
 		}
 	}
+	l := c.Limits.Complete()
+	quota := store.Quota{Stores: c.KeyValue, Bytes: l.KeyValue}
 	d.runners[name] = runner.New(runner.Config{
 		Engine: a.engine, Host: a.host, Load: load,
 		Application: d.manifest.Application, Name: name, Grants: grantsOf(c),
-		Limits: runner.Limits{Memory: uint64(c.Limits.Memory), Time: time.Duration(c.Limits.Time), Payload: c.Limits.Payload, Concurrency: c.Limits.Concurrency},
-		Begin:  func() runner.Tx { return a.store.Begin(d.manifest.Application) },
-		Log:    a.log,
+		Limits: runner.Limits{Memory: uint64(l.Memory), Time: time.Duration(l.Time), CPU: time.Duration(l.CPU), Payload: l.Payload,
+			Concurrency: l.Concurrency, Queue: l.Queue, LogLines: l.LogLines, Requests: l.Requests},
+		Begin: func() runner.Tx { return a.store.Begin(d.manifest.Application).Within(quota) },
+		Log:   a.log,
 	})
 	return nil
 }
@@ -153,7 +157,11 @@ func (a *Agent) probe(ctx context.Context, comp *engine.Component, c wire.Compon
 	limit := time.Duration(c.Limits.Time)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than its time limit of %s", limit))
 	defer cancel()
-	g, err := a.host.Instantiate(ctx, a.engine, comp, host.Limits{Memory: uint64(c.Limits.Memory)}, &host.Env{Grants: grantsOf(c)})
+	g, err := a.host.Instantiate(ctx, a.engine, comp, host.Limits{Engine: engine.Limits{Memory: uint64(c.Limits.Memory)}}, &host.Env{Grants: grantsOf(c)})
+	var trap *engine.Trap
+	if errors.As(err, &trap) && trap.Code == engine.TrapMemory {
+		return fmt.Errorf("memory limit of %d bytes: %w", c.Limits.Memory, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -55,10 +55,12 @@ func (l *Linker) fill(i *Instance) error {
 		if s.shape.memories > int64(s.engine.plan.slots) {
 			return fmt.Errorf("instantiate component: it has more linear memories than the %d that this engine has", s.engine.plan.slots)
 		}
-		if err := s.engine.slots.acquire(s.ctx, s.limits.Share, s.shape.memories-s.slots); err != nil {
-			return &Trap{Code: TrapInterrupt, Message: "no instance slot came free", Err: s.cause()}
+		if more := s.shape.memories - s.slots; more > 0 {
+			if err := s.engine.slots.acquire(s.ctx, s.limits.Share, more); err != nil {
+				return &Trap{Code: TrapInterrupt, Message: "no instance slot came free", Err: s.cause()}
+			}
+			s.slots = s.shape.memories
 		}
-		s.slots = s.shape.memories
 		memory, elements := s.shape.divide(int64(s.limits.Memory))
 		C.dunlin_store_limit(s.c, C.int64_t(memory), C.int64_t(elements), C.int64_t(s.shape.memories), C.int64_t(s.shape.tables))
 		if err := s.enter(); err != nil {
@@ -79,8 +81,11 @@ func (l *Linker) fill(i *Instance) error {
 			return errors.New("instantiate component: it has more memories or tables than was known, found out beside another instance; try again in a new store")
 		}
 		C.dunlin_store_renew(s.c, s.engine.ptr)
-		s.engine.slots.release(s.limits.Share, s.slots)
-		s.slots, s.shape = 0, shape{}
+		s.shape = shape{}
+		if more.memories > known.memories { // holding on to some while it waits for more, it could wait for another that does so
+			s.engine.slots.release(s.limits.Share, s.slots)
+			s.slots = 0
+		}
 	}
 }
 

@@ -56,6 +56,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Slots < 0 || cfg.Slots > maxSlots {
 		return nil, fmt.Errorf("make engine: %d slots is not between 0 and %d", cfg.Slots, maxSlots)
 	}
+	keepLittle()
 	creating.Lock()
 	defer creating.Unlock()
 	p := planPool(cfg.Slots, canReserve)

@@ -39,6 +39,13 @@ func (e *Engine) NewShare() *Share {
 	return &Share{slots: e.slots}
 }
 
+// Take the slots of one instance of c for a store that is made next, with Limits.Slots and this share, which gives them back. So the wait
+// for them is over before anything of the event's is counted. An error is ctx's.
+func (s *Share) Take(ctx context.Context, c *Component) (slots int, err error) {
+	n := c.shape.Load().memories
+	return int(n), s.slots.acquire(ctx, s, n)
+}
+
 // Close gives up what was kept. Its stores are closed before.
 func (s *Share) Close() {
 	s.slots.mu.Lock()

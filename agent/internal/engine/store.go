@@ -23,6 +23,7 @@ type Limits struct {
 	CPU     time.Duration // processor time of the guest, and of the host functions that it calls; 0: not measured
 	OverCPU func()        // is called once, on a goroutine of its own, when CPU is used up
 	Share   *Share        // whose slots it takes; nil: nobody's
+	Slots   int           // that were taken of Share for it
 }
 
 // Store is one event's world: instances, memories, resources. Not safe for concurrent use; Close ends it.
@@ -54,7 +55,7 @@ type Store struct {
 func (e *Engine) NewStore(ctx context.Context, l Limits, data any) *Store {
 	e.retain("NewStore")
 	l.Memory = min(cmp.Or(l.Memory, defaultMemory), math.MaxInt64)
-	s := &Store{engine: e, ctx: ctx, data: data, limits: l}
+	s := &Store{engine: e, ctx: ctx, data: data, limits: l, slots: int64(l.Slots)}
 	s.handle = cgo.NewHandle(s)
 	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle), C.bool(l.CPU > 0))
 	if s.c == nil {

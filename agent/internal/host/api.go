@@ -66,10 +66,19 @@ type Env struct {
 
 // Limits of one event.
 type Limits struct {
-	Memory uint64 // bytes
-	Stderr int    // bytes kept of stdout, stderr and wasi:logging together; 0: 64 KiB
-	Body   int64  // bytes of a request or response body; 0: unlimited
+	Engine   engine.Limits
+	Stderr   int   // bytes kept of stdout, stderr and wasi:logging together; 0: 64 KiB
+	Body     int64 // bytes of a request or response body; 0: unlimited
+	Requests int   // outgoing requests; 0: unlimited
 }
+
+// LimitError is in what a guest is told when it reaches one of the limits in its manifest.
+type LimitError struct {
+	Key   string // in the manifest: "requests"
+	Value string // as the manifest would have it: "64", "16MiB"
+}
+
+func (e *LimitError) Error() string { return e.Key + " limit of " + e.Value }
 
 // ResponseWriter takes a guest's response. Unlike net/http's it can refuse, and it sees the end: Finish is called once, when
 // the body is complete. It may also have Informational(status int, header http.Header) error for 1xx responses, and

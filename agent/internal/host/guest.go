@@ -26,7 +26,9 @@ type Guest struct {
 	wake     chan struct{} // one token: something that the guest may wait for has changed
 	timer    *time.Timer   // of wait, reused
 	held     int64         // bytes, see hold
-	inFlight atomic.Int32  // outgoing requests under way
+	requests int           // outgoing requests so far
+	inFlight atomic.Int32  // of them, under way
+	over     *LimitError   // the first limit that the guest was told of
 	stdin    *source
 	cursors  []string // of wasi:keyvalue's first draft
 }
@@ -34,7 +36,7 @@ type Guest struct {
 // Instantiate c for one event. When ctx ends the guest is interrupted wherever it is, in wasm or waiting in the host.
 func (h *Host) Instantiate(ctx context.Context, e *engine.Engine, c *engine.Component, l Limits, env *Env) (*Guest, error) {
 	g := newGuest(ctx, h.client, l, env)
-	g.store = e.NewStore(ctx, engine.Limits{Memory: l.Memory}, g)
+	g.store = e.NewStore(ctx, l.Engine, g)
 	instance, err := h.linker.Instantiate(g.store, c)
 	if err != nil {
 		g.Close()
@@ -73,6 +75,19 @@ func (g *Guest) end() {
 		g.timer.Stop()
 	}
 	g.log.close()
+}
+
+// Over is the first limit that the guest was told it had reached; nil if there was none.
+func (g *Guest) Over() *LimitError { return g.over }
+
+// note a limit that the guest is about to be told of. It is logged: what a guest makes of it may not show it.
+func (g *Guest) note(about string, err error) error {
+	var limit *LimitError
+	if errors.As(err, &limit) && g.over == nil {
+		g.over = limit
+		g.log.emit(slog.LevelWarn, about, err.Error())
+	}
+	return err
 }
 
 // call an export.

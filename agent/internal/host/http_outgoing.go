@@ -95,6 +95,10 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 		g.log.emit(slog.LevelWarn, "wasi:http", err.Error())
 		return nil, err
 	}
+	if g.requests++; g.limits.Requests > 0 && g.requests > g.limits.Requests {
+		limit := &LimitError{"requests", strconv.Itoa(g.limits.Requests)}
+		return nil, code("internal-error", g.note("wasi:http", limit), someText(limit.Error()))
+	}
 	if g.inFlight.Load() >= maxInFlight {
 		return nil, code("connection-limit-reached", fmt.Errorf("%d outgoing requests are under way, which is the limit", maxInFlight))
 	}

@@ -133,7 +133,11 @@ func (fn fn) invoke(g *Guest, args []engine.Val) (engine.Val, error) {
 		return none, fmt.Errorf("called with %d arguments, it has %d", len(args), len(fn.params))
 	}
 	for i, k := range fn.params {
-		if args[i].Kind() != k {
+		switch got := args[i].Kind(); {
+		case got == k:
+		case k == kBytes && got == kList && len(args[i].Elems()) == 0: // an empty list doesn't say of what
+			args[i] = engine.Bytes(nil)
+		default:
 			return none, fmt.Errorf("argument %d has the wrong type", i+1)
 		}
 	}

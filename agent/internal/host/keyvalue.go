@@ -10,8 +10,10 @@ import (
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
 
-// keysPage is how many keys one list-keys gives.
-const keysPage = 1000
+const (
+	keysPage  = 1000    // keys that one list-keys gives
+	maxAnswer = 4 << 20 // bytes of values that one get-many gives: on their way into the guest each is worth 32
+)
 
 var (
 	errNoKV         = errors.New("there is no key-value data here")
@@ -41,7 +43,7 @@ func (b *bucket) set(g *Guest, key string, value []byte) error {
 	if err := g.hold(len(key) + len(value)); err != nil {
 		return misuse(err)
 	}
-	return g.env.KV.Set(b.name, key, value)
+	return g.note("wasi:keyvalue", g.env.KV.Set(b.name, key, value))
 }
 
 // increment the decimal number under key, which is 0 when missing. Text, as Redis has it: guests can read and set it too.
@@ -220,10 +222,14 @@ func batchFuncs() map[string]fn {
 	return map[string]fn{
 		"get-many": onBucket(func(g *Guest, b *bucket, a []engine.Val) (engine.Val, error) {
 			vals := make([]engine.Val, 0, len(a[0].Elems()))
+			size := 0
 			for _, key := range a[0].Elems() {
 				value, ok, err := g.env.KV.Get(b.name, key.Text())
 				if err != nil {
 					return none, err
+				}
+				if size += len(value); size > maxAnswer {
+					return none, fmt.Errorf("get many: the values have more than %d MiB together, ask for fewer keys at once", maxAnswer>>20)
 				}
 				if !ok {
 					vals = append(vals, absent)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,11 @@ type TimeLimitError struct{ Limit time.Duration }
 
 func (e *TimeLimitError) Error() string { return fmt.Sprintf("time limit of %s", e.Limit) }
 
+// CPULimitError is the cause of the end of a handler that used up its processor time.
+type CPULimitError struct{ Limit time.Duration }
+
+func (e *CPULimitError) Error() string { return fmt.Sprintf("cpu limit of %s", e.Limit) }
+
 // run is what one event needs, over all the times that it is run.
 type run struct {
 	*Runner
@@ -58,6 +64,7 @@ func (r *Runner) Handle(ctx context.Context, e *trigger.Event) error {
 	x := &run{Runner: r, id: r.nextID(), event: e}
 	x.log = r.log.With("trigger", e.Trigger, "event", x.id)
 	err := x.handle(ctx)
+	r.sayDropped(false)
 	r.stats.ended(err, time.Since(began))
 	if err == nil {
 		return nil
@@ -80,7 +87,7 @@ func (x *run) report(f *trigger.Failure) {
 	}
 	attrs := []any{"reason", f.Reason, "error", f.Err}
 	var trap *engine.Trap
-	if errors.As(f.Err, &trap) && len(trap.Backtrace) > 0 && f.Reason != trigger.TooSlow {
+	if errors.As(f.Err, &trap) && len(trap.Backtrace) > 0 && f.Reason != trigger.TooSlow && f.Reason != trigger.TooBusy {
 		attrs = append(attrs, "backtrace", trap.Backtrace)
 	}
 	x.log.Log(context.Background(), level, "event failed", attrs...)
@@ -133,16 +140,42 @@ func (x *run) fits() error {
 	return nil
 }
 
+// ready is what an event has when its turn has come.
+type ready struct {
+	component *engine.Component
+	handlers  host.Handlers
+	slots     int // of the engine
+}
+
+// turn waits until the event may run: for the component's own turn, then for room in the engine. Neither counts against the event's time.
+func (x *run) turn(ctx context.Context, again bool) (at ready, err error) {
+	ctx, stop := context.WithTimeoutCause(ctx, waitPerTime*x.cfg.Limits.Time, errTurn)
+	defer stop()
+	if err := x.acquire(ctx, again); err != nil {
+		return at, err
+	}
+	defer func() {
+		if err != nil {
+			x.release()
+		}
+	}()
+	if at.component, at.handlers, err = x.load(); err != nil {
+		return at, failure(trigger.Unavailable, err)
+	}
+	if at.slots, err = x.share.Take(ctx, at.component); err != nil {
+		return at, unserved(ctx)
+	}
+	return at, nil
+}
+
 // once runs the event on one fresh instance, and commits its effects. An ErrConflict means that it may be run again.
 func (x *run) once(ctx context.Context, again bool) error {
-	turn, stop := context.WithTimeoutCause(ctx, waitPerTime*x.cfg.Limits.Time, errTurn)
-	err := x.acquire(turn, again)
-	stop()
+	at, err := x.turn(ctx, again)
 	if err != nil {
 		return err
 	}
 	tx := &effects{Tx: x.cfg.Begin(), limit: x.cfg.Limits.Payload}
-	err = x.call(ctx, tx)
+	err = x.call(ctx, tx, at)
 	x.release() // the instance is gone: others run while this one commits
 	if tx.conflict {
 		return store.ErrConflict // whatever the guest made of it
@@ -170,21 +203,27 @@ func (x *run) once(ctx context.Context, again bool) error {
 }
 
 // call the guest, from its instance to its end.
-func (x *run) call(ctx context.Context, tx *effects) (err error) {
-	c, handlers, err := x.load()
-	if err != nil {
-		return failure(trigger.Unavailable, err)
-	}
-	limits := x.cfg.Limits
+func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
+	limits, handlers := x.cfg.Limits, at.handlers
 	ctx, cancel := context.WithTimeoutCause(ctx, limits.Time, &TimeLimitError{limits.Time})
 	defer cancel()
+	of := host.Limits{
+		Engine: engine.Limits{Memory: limits.Memory, Share: x.share, Slots: at.slots},
+		Body:   limits.Payload, Requests: limits.Requests,
+	}
+	if limits.CPU < limits.Time { // a guest is one thread: it uses up no more than passes
+		var over context.CancelCauseFunc
+		ctx, over = context.WithCancelCause(ctx)
+		defer over(nil)
+		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { over(&CPULimitError{limits.CPU}) }
+	}
 	env := &host.Env{Grants: x.cfg.Grants, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
 	if x.event.Kind == trigger.KindTimer {
 		env.Args = []string{x.cfg.Name}
 	}
-	guest, err := x.cfg.Host.Instantiate(ctx, x.cfg.Engine, c, host.Limits{Memory: limits.Memory, Body: limits.Payload}, env)
+	guest, err := x.cfg.Host.Instantiate(ctx, x.cfg.Engine, at.component, of, env)
 	if err != nil {
-		return x.sort(ctx, err)
+		return x.sort(ctx, err, nil)
 	}
 	defer guest.Close()
 	switch e := x.event; {
@@ -201,21 +240,25 @@ func (x *run) call(ctx context.Context, tx *effects) (err error) {
 	default:
 		err = fmt.Errorf("component %s exports nothing that handles %s events", x.cfg.Name, e.Kind)
 	}
-	return x.sort(ctx, err)
+	return x.sort(ctx, err, guest.Over())
 }
 
-// sort an error of a guest by what caused it.
-func (x *run) sort(ctx context.Context, err error) error {
+// sort an error of a guest by what caused it. over is a limit that the guest was told of before.
+func (x *run) sort(ctx context.Context, err error, over *host.LimitError) error {
 	if err == nil {
 		return nil
 	}
 	var trap *engine.Trap
 	var slow *TimeLimitError
+	var busy *CPULimitError
+	starved := false
 	var large *http.MaxBytesError
 	trapped := errors.As(err, &trap)
 	if trapped && trap.Code == engine.TrapUnreachable {
 		// So do guests abort, those that get no more memory too. What they said before is the best reason there is.
-		if words := x.lastWords(); words != "" {
+		words := x.lastWords()
+		starved = outOfMemory.MatchString(words)
+		if words != "" {
 			err = fmt.Errorf("%w; its last words: %s", err, words)
 		}
 		err = fmt.Errorf("%w; its memory limit is %s", err, size(int64(x.cfg.Limits.Memory)))
@@ -230,17 +273,26 @@ func (x *run) sort(ctx context.Context, err error) error {
 		return failure(trigger.TooLarge, fmt.Errorf("payload limit of %s: %w", size(x.cfg.Limits.Payload), err))
 	case ctx.Err() != nil && errors.As(context.Cause(ctx), &slow):
 		return failure(trigger.TooSlow, slow)
+	case ctx.Err() != nil && errors.As(context.Cause(ctx), &busy):
+		return failure(trigger.TooBusy, busy)
 	case ctx.Err() != nil:
 		return failure(trigger.Canceled, context.Cause(ctx))
 	case errors.Is(err, errClient):
 		return failure(trigger.Canceled, err)
 	case trapped && trap.Code == engine.TrapMemory && !strings.Contains(trap.Message, "out of bounds"):
 		return failure(trigger.TooBig, fmt.Errorf("memory limit of %s: %w", size(int64(x.cfg.Limits.Memory)), err))
+	case over != nil:
+		return failure(trigger.OverLimit(over.Key), fmt.Errorf("%w: %w", over, err))
+	case starved:
+		return failure(trigger.TooBig, err)
 	case trapped:
 		return failure(trigger.Trapped, err)
 	}
 	return failure(trigger.Refused, err)
 }
+
+// outOfMemory are the last words of guests that asked for memory and got none: Rust, Go, TinyGo and JS, C++, Python.
+var outOfMemory = regexp.MustCompile(`(?i)memory allocation of \d+ bytes failed|out of memory|bad_alloc|^MemoryError`)
 
 // lastWords is the guest's last line in the log.
 func (x *run) lastWords() string {
@@ -248,23 +300,6 @@ func (x *run) lastWords() string {
 		return strings.TrimSpace((*s)[:min(len(*s), 200)])
 	}
 	return ""
-}
-
-// guestLog writes a line of the guest's to the log.
-func (x *run) guestLog(level slog.Level, about, message string) {
-	x.said.Store(&message)
-	ok, dropped := x.lines.take(time.Now())
-	if !ok {
-		return
-	}
-	attrs := make([]slog.Attr, 0, 2)
-	if about != "" {
-		attrs = append(attrs, slog.String("context", about))
-	}
-	if dropped > 0 {
-		attrs = append(attrs, slog.Uint64("dropped", dropped))
-	}
-	x.log.LogAttrs(context.Background(), level, message, attrs...) //nolint:sloglint // the guest's line is the message
 }
 
 // size in the unit that a manifest would use.
@@ -314,7 +349,12 @@ func (t *effects) writing() {
 
 func (t *effects) Set(bucket, key string, value []byte) error {
 	t.writing()
-	return t.note(t.Tx.Set(bucket, key, value))
+	err := t.Tx.Set(bucket, key, value)
+	var quota *store.QuotaError
+	if errors.As(err, &quota) {
+		return fmt.Errorf("%w: it has %s, and this value would be over it", &host.LimitError{Key: "key_value", Value: size(quota.Limit)}, size(quota.Used))
+	}
+	return t.note(err)
 }
 
 func (t *effects) Delete(bucket, key string) error {

@@ -78,7 +78,7 @@ func start(t testing.TB, wasm []byte, l Limits) *fixture {
 		Engine: m.engine, Host: m.host, Application: "app", Name: "guest", Limits: l,
 		Load:   func() (*engine.Component, error) { return m.engine.Compile(wasm) },
 		Grants: host.Grants{Stores: []string{"default"}, Publish: []string{"#"}, Variables: map[string]string{}},
-		Begin:  func() Tx { return s.Begin("app") },
+		Begin:  func() Tx { return s.Begin("app").Within(store.Quota{Stores: []string{"default"}, Bytes: 16 << 20}) },
 		Log:    slog.New(slog.NewTextHandler(f.log, nil)),
 	})
 	t.Cleanup(func() {

@@ -30,11 +30,14 @@ type Tx interface {
 
 // Limits of one event, and of all events of one component. Zero fields mean the defaults.
 type Limits struct {
-	Memory      uint64        // bytes of each linear memory; 0: 64 MiB
+	Memory      uint64        // bytes, all linear memories and tables together; 0: 64 MiB
 	Time        time.Duration // wall time of one event, from its instance to its end; 0: 5 s
+	CPU         time.Duration // processor time of one event; 0: 5 s
 	Payload     int64         // bytes of one event's body, and of each answer or publish; 0: 1 MiB
 	Concurrency int           // instances at once; 0: 8
 	Queue       int           // events that wait for their turn; 0: 256
+	LogLines    int           // lines a second; 0: 50
+	Requests    int           // outgoing requests of one event; 0: 64
 }
 
 // Config of a Runner: one component of one version of an application.
@@ -56,6 +59,7 @@ type Runner struct {
 	cfg       Config
 	log       *slog.Logger
 	lines     *lineLimit
+	share     *engine.Share // of the engine's slots
 	stats     stats
 	contested sync.Mutex // held by an event that keeps running into others
 
@@ -88,14 +92,18 @@ func New(cfg Config) *Runner {
 	l := &cfg.Limits
 	l.Memory = cmp.Or(l.Memory, 64<<20)
 	l.Time = cmp.Or(l.Time, 5*time.Second)
+	l.CPU = cmp.Or(l.CPU, 5*time.Second)
 	l.Payload = cmp.Or(l.Payload, 1<<20)
 	l.Concurrency = cmp.Or(l.Concurrency, 8)
 	l.Queue = cmp.Or(l.Queue, 256)
+	l.LogLines = cmp.Or(l.LogLines, 50)
+	l.Requests = cmp.Or(l.Requests, 64)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	r := &Runner{
-		cfg: cfg, log: cfg.Log.With("application", cfg.Application, "component", cfg.Name), idle: make(chan struct{}), lines: newLineLimit(),
+		cfg: cfg, log: cfg.Log.With("application", cfg.Application, "component", cfg.Name), idle: make(chan struct{}),
+		lines: newLineLimit(cfg.Limits.LogLines), share: cfg.Engine.NewShare(),
 	}
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -158,7 +166,7 @@ func (r *Runner) acquire(ctx context.Context, again bool) error {
 		return nil
 	case len(r.queue) >= r.cfg.Limits.Queue && !again:
 		r.mu.Unlock()
-		return failure(trigger.Busy, fmt.Errorf("%d events wait already, besides %d that run", r.cfg.Limits.Queue, r.cfg.Limits.Concurrency))
+		return failure(trigger.Busy, fmt.Errorf("queue limit of %d: as many events wait already, besides the concurrency limit of %d that run", r.cfg.Limits.Queue, r.cfg.Limits.Concurrency))
 	}
 	turn := make(chan struct{})
 	r.queue = append(r.queue, turn)
@@ -175,6 +183,11 @@ func (r *Runner) acquire(ctx context.Context, again bool) error {
 	} else {
 		r.pass() // the turn came meanwhile
 	}
+	return unserved(ctx)
+}
+
+// unserved is the failure of an event whose wait was ended by ctx.
+func unserved(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errTurn) {
 		return failure(trigger.Busy, cause)
@@ -226,6 +239,8 @@ func (r *Runner) Close(ctx context.Context) error {
 		r.component.Close()
 		r.component = nil
 	}
+	r.share.Close()
+	r.sayDropped(true)
 	return err
 }
 

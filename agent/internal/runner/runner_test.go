@@ -108,7 +108,7 @@ func TestWhatAHandlerDoesWrongIsNamed(t *testing.T) {
 		"stack":  {trigger.Trapped, ""},
 		"loop":   {trigger.TooSlow, "time limit of 300ms"},
 		"sleep":  {trigger.TooSlow, "time limit of 300ms"},
-		"memory": {trigger.Trapped, "memory limit is 32MiB"}, // the engine can't tell why a guest gave up
+		"memory": {trigger.Trapped, "memory limit is 32MiB"}, // it says nothing, and the engine can't tell why a guest gave up
 		"half":   {trigger.Trapped, ""},
 		"ok":     {"", ""},
 	} {
@@ -140,20 +140,39 @@ func TestAHandlerThatTalksTooMuchIsCutShort(t *testing.T) {
 	if n := len(f.log.String()); n > 1<<20 {
 		t.Errorf("%d bytes of log for one event that wrote 10 MiB", n)
 	}
-	l := newLineLimit()
+	if n := strings.Count(f.log.String(), "log lines dropped: log_lines limit"); n > 1 {
+		t.Errorf("said %d times that lines were dropped", n)
+	}
+	l := newLineLimit(50)
 	now := time.Now()
-	for range linesBurst {
-		if ok, _ := l.take(now); !ok {
+	for range 50 * linesBurst {
+		if !l.take(now) {
 			t.Fatal("a line within the burst was dropped")
 		}
 	}
 	for range 3 {
-		if ok, _ := l.take(now); ok {
+		if l.take(now) {
 			t.Fatal("a line over the burst passed")
 		}
 	}
-	if ok, dropped := l.take(now.Add(time.Second)); !ok || dropped != 3 || l.dropped() != 3 {
-		t.Errorf("after a second: %t, %d dropped, %d in all, want 3", ok, dropped, l.dropped())
+	if n := l.due(now, false); n != 3 {
+		t.Errorf("%d dropped lines are said at once, want 3", n)
+	}
+	l.take(now)
+	if n := l.due(now, false); n != 0 {
+		t.Errorf("%d dropped lines are said at once again", n)
+	}
+	if n := l.due(now.Add(sayApart), false); n != 1 {
+		t.Errorf("%d dropped lines are said in the end, want 1", n)
+	}
+	passed := 0
+	for range 100 {
+		if l.take(now.Add(time.Second)) {
+			passed++
+		}
+	}
+	if passed != 50 || l.dropped() != 54 {
+		t.Errorf("after a second: %d passed, %d dropped in all, want 50 and 54", passed, l.dropped())
 	}
 }
 

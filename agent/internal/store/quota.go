@@ -38,11 +38,11 @@ func (t *Tx) Within(q Quota) *Tx {
 
 // storePrefix is the part of a keyvalue row's key that names application and store; nil if it is none.
 func storePrefix(k []byte) []byte {
-	n := 0
 	if len(k) < 2 || k[0] != kindValue {
 		return nil
 	}
-	if n = 2 + int(k[1]); len(k) <= n {
+	n := 2 + int(k[1])
+	if len(k) <= n {
 		return nil
 	}
 	if n += 1 + int(k[n]); len(k) <= n {
@@ -148,7 +148,7 @@ func (t *Tx) admit(key, value []byte) error {
 			q.change += costOfWrite([]byte(k), v) - was
 		}
 	}
-	was := int64(0)
+	var was int64
 	if v, mine := t.writes[string(key)]; mine {
 		was = costOfWrite(key, v)
 	} else {

@@ -23,7 +23,7 @@ func quotaStore(t *testing.T, dir string) *Store {
 
 func TestAWriteOverTheQuotaIsRefusedAndADeleteIsFree(t *testing.T) {
 	s := quotaStore(t, t.TempDir())
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	q := Quota{Stores: []string{"a", "b"}, Bytes: 1000}
 	commit := func(tx *Tx) {
 		t.Helper()
@@ -75,7 +75,7 @@ func TestAWriteOverTheQuotaIsRefusedAndADeleteIsFree(t *testing.T) {
 // Two events that saw the same room can't both have it: the later one runs again, and is then told.
 func TestTheQuotaHoldsAcrossConcurrentEvents(t *testing.T) {
 	s := quotaStore(t, t.TempDir())
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	q := Quota{Stores: []string{"a"}, Bytes: 300}
 	one, two := s.Begin("app").Within(q), s.Begin("app").Within(q)
 	value := make([]byte, 150)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -25,12 +26,17 @@ const (
 	Unavailable Reason = "unavailable"   // the component can't be loaded, or the store can't commit: wait, and acknowledge nothing
 	TooLarge    Reason = "payload-limit" // the event or the answer to it
 	TooSlow     Reason = "time-limit"
+	TooBusy     Reason = "cpu-limit"
 	TooBig      Reason = "memory-limit"
 	Trapped     Reason = "trap"
 	Refused     Reason = "error"    // the handler returned an error of its own
 	Conflicted  Reason = "conflict" // with concurrent events, each time that it was tried
 	Canceled    Reason = "canceled" // the client went away, maybe after the event took effect, or the agent stops
 )
+
+// OverLimit is the reason of a handler that failed after it had reached a limit, by the limit's key in the manifest: "key_value" gives
+// "key-value-limit".
+func OverLimit(key string) Reason { return Reason(strings.ReplaceAll(key, "_", "-") + "-limit") }
 
 // Error names the event, so that one line is enough to find the rest in the log.
 func (f *Failure) Error() string { return fmt.Sprintf("handle event %s: %v", f.Event, f.Err) }

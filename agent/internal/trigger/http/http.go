@@ -213,7 +213,7 @@ func fail(w http.ResponseWriter, err error) {
 	case trigger.Closed, trigger.Unavailable, trigger.Canceled:
 		w.Header().Set("Retry-After", "1")
 		status, text = http.StatusServiceUnavailable, "the handler is not available"
-	case trigger.TooSlow:
+	case trigger.TooSlow, trigger.TooBusy:
 		status, text = http.StatusGatewayTimeout, "the handler ran out of time"
 	case trigger.TooLarge:
 		text = "the answer is over the handler's payload limit"

@@ -1,6 +1,8 @@
 //! Everything a handler may do wrong, one misdeed a request path (/panic) or message payload (panic), so that tests can show
 //! that it costs nobody else anything.
 
+mod limits;
+
 use std::hint::black_box;
 use std::io::Write;
 
@@ -18,6 +20,8 @@ wit_bindgen::generate!({
         package dunlin:hostile;
         world hostile {
             import wasi:keyvalue/store@0.2.0-draft2;
+            import wasi:keyvalue/batch@0.2.0-draft2;
+            import wasi:logging/logging@0.1.0-draft;
             import wasi:messaging/producer@0.2.0-draft;
             export wasi:messaging/incoming-handler@0.2.0-draft;
         }
@@ -136,7 +140,7 @@ fn do_wrong(misdeed: &str) -> bool {
                 bucket.set(&format!("flood/{i}"), &vec![b'x'; 1 << 20]).expect("set");
             }
         }
-        _ => return false,
+        _ => return limits::take(misdeed),
     }
     true
 }
