@@ -143,7 +143,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 	quota := store.Quota{Stores: c.KeyValue, Bytes: l.KeyValue}
 	d.runners[name] = runner.New(runner.Config{
 		Engine: a.engine, Host: a.host, Load: load,
-		Application: d.manifest.Application, Name: name, Grants: grantsOf(c),
+		Application: d.manifest.Application, Name: name, Grants: grantsOf(c), Environ: c.Environment,
 		Limits: runner.Limits{Memory: uint64(l.Memory), Time: time.Duration(l.Time), CPU: time.Duration(l.CPU), Payload: l.Payload,
 			Concurrency: l.Concurrency, Queue: l.Queue, LogLines: l.LogLines, Requests: l.Requests},
 		Begin: func() runner.Tx { return a.store.Begin(d.manifest.Application).Within(quota) },
@@ -157,7 +157,7 @@ func (a *Agent) probe(ctx context.Context, comp *engine.Component, c wire.Compon
 	limit := time.Duration(c.Limits.Time)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than its time limit of %s", limit))
 	defer cancel()
-	g, err := a.host.Instantiate(ctx, a.engine, comp, host.Limits{Engine: engine.Limits{Memory: uint64(c.Limits.Memory)}}, &host.Env{Grants: grantsOf(c)})
+	g, err := a.host.Instantiate(ctx, a.engine, comp, host.Limits{Engine: engine.Limits{Memory: uint64(c.Limits.Memory)}}, &host.Env{Grants: grantsOf(c), Environ: c.Environment})
 	var trap *engine.Trap
 	if errors.As(err, &trap) && trap.Code == engine.TrapMemory {
 		return fmt.Errorf("memory limit of %d bytes: %w", c.Limits.Memory, err)

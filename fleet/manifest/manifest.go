@@ -138,7 +138,6 @@ func readComponent(t *table) Component {
 	c.Grants.BlobStores = t.list("blob_stores", func(s string) error { return wire.CheckName("blob store", s) })
 	c.Grants.Variables = t.texts("variables", wire.CheckVariable)
 	c.Grants.Environment = t.texts("environment", wire.CheckEnvironment)
-	c.Grants.Directory = t.checked(t.find("directory"), wire.CheckDirectory)
 	c.Grants.Limits = wire.DefaultLimits()
 	if l := t.sub("limits", t.name+" limits"); l != nil {
 		d := &c.Grants.Limits
@@ -150,7 +149,6 @@ func readComponent(t *table) Component {
 		d.Queue = int(l.integer("queue", 1, wire.MaxQueue, int64(d.Queue)))
 		d.LogLines = int(l.integer("log_lines", 1, wire.MaxLogRate, int64(d.LogLines)))
 		d.KeyValue = l.size("key_value", 1, wire.MaxKeyValue, d.KeyValue)
-		d.Files = l.size("files", 1, wire.MaxFiles, d.Files)
 		d.Requests = int(l.integer("requests", 1, wire.MaxRequests, int64(d.Requests)))
 		l.rest()
 	}

@@ -197,7 +197,7 @@ func (s *spin) tools(t *table, out *node) {
 		if ours == nil {
 			continue
 		}
-		for _, key := range []string{"limits", "publish", "blob_stores", "directory"} {
+		for _, key := range []string{"limits", "publish", "blob_stores"} {
 			if e := ours.find(key); e != nil {
 				out.drop(key) // an entry for mqtt among the outbound hosts says less
 				out.set(key, e.value)

@@ -3,10 +3,8 @@ package wire
 import (
 	"cmp"
 	"fmt"
-	"path"
 	"strings"
 	"time"
-	"unicode"
 
 	"dunlin.dev/dunlin/fleet/semver"
 )
@@ -29,8 +27,6 @@ type Release struct {
 type Component struct {
 	Digest      Digest            `json:"digest"`
 	Size        int64             `json:"size"`                  // bytes
-	Files       *Files            `json:"files,omitempty"`       // read-only, at "/"
-	Directory   string            `json:"directory,omitempty"`   // where its private writable directory is mounted, an absolute path; "": it has none
 	Environment map[string]string `json:"environment,omitempty"` // wasi:cli/environment
 	Outbound    []string          `json:"outbound,omitempty"`    // allowed outbound hosts: scheme://host[:port], see ParseOutbound
 	KeyValue    []string          `json:"key_value,omitempty"`   // stores that it may open
@@ -38,12 +34,6 @@ type Component struct {
 	Publish     []string          `json:"publish,omitempty"`     // topic filters: local bus, or "uplink:" and a filter
 	Variables   map[string]string `json:"variables,omitempty"`   // wasi:config
 	Limits      Limits            `json:"limits"`
-}
-
-// Files of a component, as one archive that travels and is kept like a component.
-type Files struct {
-	Digest Digest `json:"digest"`
-	Size   int64  `json:"size"` // bytes
 }
 
 // Limits of one component. All of them bite in every release: one that a release doesn't name has its default, see Complete.
@@ -57,7 +47,6 @@ type Limits struct {
 	Queue    int      `json:"queue,omitempty"`     // events that wait for their turn
 	LogLines int      `json:"log_lines,omitempty"` // lines a second
 	KeyValue int64    `json:"key_value,omitempty"` // bytes of keys and values that are kept, all its stores and blob containers together
-	Files    int64    `json:"files,omitempty"`     // bytes in its private directory
 	Requests int      `json:"requests,omitempty"`  // outgoing HTTP requests of one event
 }
 
@@ -158,7 +147,6 @@ const (
 	DefaultQueue       = 256
 	DefaultLogLines    = 50
 	DefaultKeyValue    = 16 << 20
-	DefaultFiles       = 16 << 20
 	DefaultRequests    = 64
 
 	MinMemory      = 64 << 10 // one wasm page
@@ -170,7 +158,6 @@ const (
 	MaxQueue       = 100_000
 	MaxLogRate     = 10_000
 	MaxKeyValue    = 1 << 30
-	MaxFiles       = 1 << 30
 	MaxRequests    = 10_000
 )
 
@@ -185,7 +172,6 @@ func (l Limits) Complete() Limits {
 	l.Queue = cmp.Or(l.Queue, DefaultQueue)
 	l.LogLines = cmp.Or(l.LogLines, DefaultLogLines)
 	l.KeyValue = cmp.Or(l.KeyValue, DefaultKeyValue)
-	l.Files = cmp.Or(l.Files, DefaultFiles)
 	l.Requests = cmp.Or(l.Requests, DefaultRequests)
 	return l
 }
@@ -219,14 +205,6 @@ func (m *Release) check() error {
 func (c Component) check() error {
 	if c.Size < 1 || c.Size > MaxBlobBytes {
 		return fmt.Errorf("%d bytes, want 1 to %d", c.Size, MaxBlobBytes)
-	}
-	if f := c.Files; f != nil && (f.Size < 1 || f.Size > MaxBlobBytes) {
-		return fmt.Errorf("files of %d bytes, want 1 to %d", f.Size, MaxBlobBytes)
-	}
-	if c.Directory != "" {
-		if err := CheckDirectory(c.Directory); err != nil {
-			return err
-		}
 	}
 	for k, v := range c.Environment {
 		if err := first(CheckEnvironment(k), text("environment "+k, v, MaxMessageBytes)); err != nil {
@@ -272,14 +250,6 @@ func CheckVariable(s string) error {
 	return nil
 }
 
-// CheckDirectory checks where a private directory is mounted: an absolute path without odd parts, and not the root.
-func CheckDirectory(s string) error {
-	if len(s) > 255 || !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsFunc(s, unicode.IsControl) {
-		return fmt.Errorf("directory %.80q: want an absolute path below /, as in \"/data\"", s)
-	}
-	return nil
-}
-
 // CheckEnvironment checks the name of an environment variable: 1 to 64 of A-Z a-z 0-9 and _, not starting with a digit (POSIX 8.1).
 func CheckEnvironment(s string) error {
 	odd := func(r rune) bool {
@@ -310,8 +280,6 @@ func (l Limits) Check() error {
 		return fmt.Errorf("log_lines limit of %d, want 1 to %d", l.LogLines, MaxLogRate)
 	case l.KeyValue < 0 || l.KeyValue > MaxKeyValue:
 		return fmt.Errorf("key_value limit of %d bytes, want 1 to %d", l.KeyValue, MaxKeyValue)
-	case l.Files < 0 || l.Files > MaxFiles:
-		return fmt.Errorf("files limit of %d bytes, want 1 to %d", l.Files, MaxFiles)
 	case l.Requests < 0 || l.Requests > MaxRequests:
 		return fmt.Errorf("requests limit of %d, want 1 to %d", l.Requests, MaxRequests)
 	}

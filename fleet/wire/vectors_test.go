@@ -119,8 +119,7 @@ var when = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func sampleRelease() Release {
 	return Release{Format: ReleaseFormat, Application: "greenhouse", Version: "1.4.0", Floor: "1.2.0",
-		Components: map[string]Component{"climate": {Digest: Sum([]byte("wasm")), Size: 4, Files: &Files{Digest: Sum([]byte("files")), Size: 5}, Directory: "/data",
-			Environment: map[string]string{"TZ": "UTC"}, Outbound: []string{"https://api.example.com"}, BlobStores: []string{"photos"},
+		Components: map[string]Component{"climate": {Digest: Sum([]byte("wasm")), Size: 4, Environment: map[string]string{"TZ": "UTC"}, Outbound: []string{"https://api.example.com"}, BlobStores: []string{"photos"},
 			KeyValue: []string{"default"}, Publish: []string{"alerts/#", "uplink:alerts/#"}, Variables: map[string]string{"threshold": "<28 & \"ü\">"}, Limits: DefaultLimits()}},
 		Triggers: Triggers{
 			HTTP:  []HTTPTrigger{{ID: "climate.http", Route: "/climate/...", Component: "climate"}},

@@ -217,7 +217,7 @@ func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
 		defer over(nil)
 		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { over(&CPULimitError{limits.CPU}) }
 	}
-	env := &host.Env{Grants: x.cfg.Grants, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
+	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
 	if x.event.Kind == trigger.KindTimer {
 		env.Args = []string{x.cfg.Name}
 	}

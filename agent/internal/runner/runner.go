@@ -48,6 +48,7 @@ type Config struct {
 	Application string
 	Name        string // of the component, as in the manifest
 	Grants      host.Grants
+	Environ     map[string]string // wasi:cli/environment
 	Limits      Limits
 	Begin       func() Tx
 	Log         *slog.Logger
