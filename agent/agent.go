@@ -81,6 +81,10 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	}
 	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime}, log.With("source", "http"))
 	a.bus = newBus(cfg, log.With("source", "mqtt"))
+	a.host.Guard(func() (string, []string) {
+		routes, broker := a.Addresses()
+		return routes, []string{broker}
+	})
 	a.timers = timertrigger.New(timertrigger.Config{Trusted: clockSynchronised, Drain: drainTime}, log.With("source", "timer"))
 	if cfg.Fleet == nil {
 		return a, nil

@@ -225,7 +225,7 @@ func (s *spin) outbound(t *table, out *node) {
 	}
 	add("allowed_outbound_hosts", func(n *node) {
 		templated := s.expand(n)
-		n.text = strings.TrimSuffix(strings.TrimSpace(n.text), "/")
+		n.text = strings.ToLower(strings.TrimSuffix(strings.TrimSpace(n.text), "/"))
 		scheme, host, _ := strings.Cut(n.text, "://")
 		switch {
 		case templated && (host == "" || host == "/"): // an optional host that has no value

@@ -220,7 +220,8 @@ func TestOutboundHosts(t *testing.T) {
 		port         uint16
 	}
 	api, apiPort, plain, sub, local := request{"https", "api.example.com", 0}, request{"https", "api.example.com", 8443}, request{"http", "api.example.com", 80}, request{"https", "a.b.example.com", 443}, request{"http", "::1", 8080}
-	all := []request{api, apiPort, plain, sub, local}
+	lan, ula, mapped := request{"http", "10.1.2.3", 8080}, request{"https", "fd00::1", 0}, request{"http", "::ffff:10.1.2.3", 8089}
+	all := []request{api, apiPort, plain, sub, local, lan, ula, mapped}
 	for allowed, want := range map[string][]request{
 		"https://api.example.com":      {api},
 		"https://api.example.com:8443": {apiPort},
@@ -231,6 +232,17 @@ func TestOutboundHosts(t *testing.T) {
 		"http://[::1]:8080":            {local},
 		"*://*:*":                      all,
 		"https://example.com":          nil,
+		"http://10.0.0.0/8:8080..8090": {lan, mapped},
+		"*://10.1.0.0/16":              {lan, mapped},
+		"http://10.1.2.3:8080..8081":   {lan},
+		"http://10.1.2.3:8081..8090":   nil, // the end of a range is not in it
+		"http://10.1.2.3:8000..8080":   nil,
+		"https://fd00::/8":             {ula},
+		"https://[fd00::]/8":           {ula},
+		"https://fd00::/8:443":         {ula},
+		"http://fd00::/8":              nil,
+		"http://0.0.0.0/0:*":           {lan, mapped},
+		"*://self":                     nil,
 	} {
 		o, err := ParseOutbound(allowed)
 		if err != nil {
@@ -246,11 +258,45 @@ func TestOutboundHosts(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{"", "api.example.com", "ftp://x", "https://", "https://x/path", "https://x:0", "https://x:70000", "https://x:080", "https://a*.example.com", "https://*.*.com", "https://X.com", "https://[::1", "https://[1.2.3.4]", "https://::1", "https://user@x", "https://*."} {
+	for _, bad := range []string{"", "api.example.com", "ftp://x", "https://", "https://x/path", "https://x:0", "https://x:70000", "https://x:080", "https://a*.example.com", "https://*.*.com", "https://X.com", "https://[::1", "https://[1.2.3.4]", "https://::1", "https://user@x", "https://*.",
+		"https://x:", "https://x:80..80", "https://x:90..80", "https://x:80..", "https://x:..80", "https://x:1..70000", "https://10.0.0.0/33", "https://x/8", "https://[fd00::/8", "https://{a,b}"} {
 		if _, err := ParseOutbound(bad); err == nil {
 			t.Errorf("%q passes", bad)
 		}
 	}
+}
+
+// What a grant can only have meant, and what it may have swept in.
+func TestOutboundHostsAreNamedByNoWildcard(t *testing.T) {
+	for allowed, named := range map[string]bool{
+		"http://169.254.169.254": true, "*://169.254.169.254:80": true, "http://169.254.169.254:*": false, "*://169.254.169.254": false,
+		"http://169.254.169.254:80..82": false, "http://169.254.169.254/32": false, "http://*": false, "http://169.254.169.254:81": false,
+	} {
+		o, err := ParseOutbound(allowed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := o.Names("http", "169.254.169.254", 80); got != named {
+			t.Errorf("%s: %t", allowed, got)
+		}
+	}
+	for allowed, self := range map[string]bool{"http://self": true, "*://*": true, "http://selfish": false} {
+		if o, err := ParseOutbound(allowed); err != nil || o.Self() != self {
+			t.Errorf("%s: %t, %v", allowed, o.Self(), err)
+		}
+	}
+}
+
+func FuzzOutbound(f *testing.F) {
+	for _, s := range []string{"https://*.example.com", "http://10.0.0.0/8:80..90", "*://[::1]:*", "https://fd00::/8:443", "http://self"} {
+		f.Add(s, "10.0.0.1", uint16(80))
+	}
+	f.Fuzz(func(t *testing.T, s, host string, port uint16) {
+		o, err := ParseOutbound(s)
+		if err == nil && o.Names("http", host, port) && !o.Allows("http", host, port) {
+			t.Error("named, and not allowed")
+		}
+	})
 }
 
 func TestRoutesThatMatchTheSameAreTheSame(t *testing.T) {

@@ -18,14 +18,15 @@ const (
 	retryTo   = time.Second
 )
 
+// Bounds of a connection to a server.
+const (
+	dialTimeout = 30 * time.Second
+	idleTimeout = 30 * time.Second
+)
+
 // defaultClient of all guests: bodies arrive as they were sent, and no header is unbounded.
 func defaultClient() *http.Client {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DisableCompression = true
-	t.MaxResponseHeaderBytes = maxFields
-	t.MaxIdleConnsPerHost = 4
-	t.IdleConnTimeout = 30 * time.Second
-	return withoutRedirects(&http.Client{Transport: t})
+	return withoutRedirects(&http.Client{Transport: newEgress(nil)})
 }
 
 // withoutRedirects leaves redirects to the guest: each hop then needs its own grant.
@@ -68,7 +69,8 @@ func worthRetrying(ctx context.Context, resp *http.Response, err error) (bool, e
 		return resp.StatusCode >= http.StatusBadGateway && resp.StatusCode <= http.StatusGatewayTimeout && resp.Header.Get("Retry-After") == "", nil
 	}
 	var dns *net.DNSError
-	if errors.As(err, &dns) && dns.IsNotFound {
+	var ours *codeError
+	if errors.As(err, &dns) && dns.IsNotFound || errors.As(err, &ours) {
 		return false, nil
 	}
 	// DefaultRetryPolicy knows which errors are permanent; it reports those as an error of its own.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
-	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // futureResponse becomes the answer to an outgoing request.
@@ -87,12 +85,8 @@ func outgoingHandle(g *Guest, a []engine.Val) (engine.Val, error) {
 }
 
 func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureResponse, error) {
-	target, err := r.url()
+	target, named, err := g.target(r)
 	if err != nil {
-		return nil, err
-	}
-	if err := g.allowed(target); err != nil {
-		g.log.emit(slog.LevelWarn, "wasi:http", err.Error())
 		return nil, err
 	}
 	if g.requests++; g.limits.Requests > 0 && g.requests > g.limits.Requests {
@@ -103,6 +97,9 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 		return nil, code("connection-limit-reached", fmt.Errorf("%d outgoing requests are under way, which is the limit", maxInFlight))
 	}
 	ctx, cancel := context.WithCancelCause(g.ctx)
+	if named {
+		ctx = context.WithValue(ctx, nameds{}, true)
+	}
 	req, err := http.NewRequestWithContext(options.trace(ctx, cancel), r.method, target.String(), http.NoBody)
 	if err != nil {
 		cancel(nil)
@@ -155,28 +152,6 @@ func (r *outgoingRequest) url() (*url.URL, error) {
 	return u, nil
 }
 
-// allowed checks a URL against allowed_outbound_hosts.
-func (g *Guest) allowed(u *url.URL) error {
-	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-	if addr, err := netip.ParseAddr(host); err == nil {
-		host = addr.String()
-	}
-	var port uint16
-	if p := u.Port(); p != "" {
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
-			return code("HTTP-request-URI-invalid", fmt.Errorf("port %s of %s is no port", p, u.Host))
-		}
-		port = uint16(n)
-	}
-	for _, s := range g.env.Grants.OutboundHosts {
-		if o, err := wire.ParseOutbound(s); err == nil && o.Allows(u.Scheme, host, port) {
-			return nil
-		}
-	}
-	return code("HTTP-request-denied", fmt.Errorf("request to %s://%s denied: add it to allowed_outbound_hosts", u.Scheme, u.Host))
-}
-
 // attachBody gives req its body, and reports whether the request can be sent again.
 func (r *outgoingRequest) attachBody(g *Guest, req *http.Request) (repeatable bool, err error) {
 	idempotent := r.method == "GET" || r.method == "HEAD" || r.method == "OPTIONS" || r.method == "TRACE" || r.method == "PUT" || r.method == "DELETE"
@@ -216,7 +191,11 @@ func futureGet(g *Guest, a []engine.Val) (engine.Val, error) {
 	}
 	r.got = true
 	if r.err != nil {
-		return engine.Some(engine.OK(engine.Err(errorCode(r.err)))), nil
+		why := errorCode(r.err)
+		if why.Text() == "destination-IP-prohibited" {
+			g.log.emit(slog.LevelWarn, "wasi:http", r.err.Error())
+		}
+		return engine.Some(engine.OK(engine.Err(why))), nil
 	}
 	resp := r.resp
 	src := &source{err: errClosed}
