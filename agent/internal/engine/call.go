@@ -33,8 +33,12 @@ func (l *Linker) Instantiate(s *Store, c *Component) (*Instance, error) {
 		return nil, fmt.Errorf("instantiate component: %w", misuse("use of a closed store"))
 	}
 	s.used = append(s.used, c)
+	linker, err := l.link(c)
+	if err != nil {
+		return nil, fmt.Errorf("instantiate component: %w", err)
+	}
 	i := &Instance{store: s, component: c}
-	if err := l.fill(i); err != nil {
+	if err := l.fill(i, linker); err != nil {
 		return nil, err
 	}
 	s.instances++
@@ -44,7 +48,7 @@ func (l *Linker) Instantiate(s *Store, c *Component) (*Instance, error) {
 // fill takes a slot for each of the component's memories, and lets the store have as many memories and tables as the component has:
 // so the pool is never short, and the sum of them all is bounded. How many that are is found by trying, once; half-made
 // instances go with the store's C part.
-func (l *Linker) fill(i *Instance) error {
+func (l *Linker) fill(i *Instance, linker *C.wasmtime_component_linker_t) error {
 	s, c := i.store, i.component
 	for {
 		known := c.shape.Load()
@@ -67,7 +71,7 @@ func (l *Linker) fill(i *Instance) error {
 			return err
 		}
 		s.running.Add(1)
-		cerr := takeError(C.dunlin_instantiate(s.c, l.ptr, c.ptr, &i.c))
+		cerr := takeError(C.dunlin_instantiate(s.c, linker, c.ptr, &i.c))
 		s.running.Add(-1)
 		if cerr == nil {
 			return nil

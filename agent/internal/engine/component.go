@@ -56,9 +56,11 @@ type Component struct {
 	refs             refs // the owner's, and one for every instance
 	closed           mark
 
-	mu    sync.Mutex
-	found map[string]*Export    // by full name
-	shape atomic.Pointer[shape] // of an instance, as far as known
+	mu      sync.Mutex
+	found   map[string]*Export // by full name
+	linkers []*linked          // one for each Linker that it was instantiated with
+	linked  atomic.Pointer[linked]
+	shape   atomic.Pointer[shape] // of an instance, as far as known
 }
 
 // Export is a looked-up exported function of one component; it lives as long as the component.
@@ -142,8 +144,12 @@ func (c *Component) release() {
 		for _, x := range c.found {
 			C.wasmtime_component_export_index_delete(x.index)
 		}
+		for _, k := range c.linkers {
+			C.wasmtime_component_linker_delete(k.ptr)
+		}
+		c.linked.Store(nil)
 		C.wasmtime_component_delete(c.ptr)
-		c.found, c.ptr = nil, nil
+		c.found, c.linkers, c.ptr = nil, nil, nil
 		c.engine.release()
 	})
 }

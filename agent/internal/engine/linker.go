@@ -6,8 +6,8 @@ import "C"
 import (
 	"errors"
 	"fmt"
-	"runtime/cgo"
 	"runtime/debug"
+	"sync"
 )
 
 // ResourceType numbers the host's resource types; the number is the type's identity in every interface that uses it.
@@ -45,17 +45,29 @@ func (p *HostPanic) Unwrap() error {
 }
 
 // Linker holds what components may import. Safe for concurrent Instantiate once defined.
+//
+// wasmtime looks each import of a component up by its name and checks its type again at every instantiation. So a component gets
+// a C linker of its own, made at its first instantiation, with the functions that it imports and nothing else, each under
+// the very name: half of the time of an instantiation.
 type Linker struct {
 	engine *Engine
-	ptr    *C.wasmtime_component_linker_t
 	refs   refs // the owner's, and one for every Instantiate under way
 	closed mark
+
+	mu      sync.Mutex
+	defined map[string]*defined // by the interface's name
+}
+
+// defined is one interface, with what C needs to find its members.
+type defined struct {
+	funcs     map[string]*hostFunc
+	resources map[string]*hostDrop
 }
 
 // NewLinker makes an empty linker.
 func (e *Engine) NewLinker() *Linker {
 	e.retain("NewLinker")
-	l := &Linker{engine: e, ptr: C.wasmtime_component_linker_new(e.ptr)}
+	l := &Linker{engine: e, defined: map[string]*defined{}}
 	l.refs.init()
 	watch(l, "linker", &l.closed)
 	return l
@@ -68,13 +80,7 @@ func (l *Linker) Close() {
 	}
 }
 
-func (l *Linker) release() {
-	l.refs.release(func() {
-		C.wasmtime_component_linker_delete(l.ptr)
-		l.ptr = nil
-		l.engine.release()
-	})
-}
+func (l *Linker) release() { l.refs.release(l.engine.release) }
 
 func (l *Linker) use() error {
 	if l.closed.Load() || !l.refs.retain() {
@@ -97,31 +103,116 @@ func (l *Linker) define(name string, def Interface) error {
 		return err
 	}
 	defer l.release()
-	at := C.wasmtime_component_linker_root(l.ptr)
-	defer C.wasmtime_component_linker_instance_delete(at)
 	prefix := ""
 	if name != "" {
 		prefix = name + "#"
-		var inner *C.wasmtime_component_linker_instance_t
-		if err := takeError(C.wasmtime_component_linker_instance_add_instance(at, cstr(name), C.size_t(len(name)), &inner)); err != nil {
-			return errors.New(err.oneLine())
-		}
-		defer C.wasmtime_component_linker_instance_delete(inner)
-		at = inner
 	}
+	d := &defined{make(map[string]*hostFunc, len(def.Funcs)), make(map[string]*hostDrop, len(def.Resources))}
 	for n, r := range def.Resources {
-		h := cgo.NewHandle(&hostDrop{prefix + n, r.Drop})
-		if err := takeError(C.dunlin_add_resource(at, cstr(n), C.size_t(len(n)), C.uint32_t(r.Type), C.uintptr_t(h))); err != nil {
-			return fmt.Errorf("resource %s: %s", n, err.oneLine())
-		}
+		d.resources[n] = &hostDrop{prefix + n, r.Type, r.Drop}
 	}
 	for n, f := range def.Funcs {
 		if f == nil {
 			return fmt.Errorf("function %s: it is nil", n)
 		}
-		h := cgo.NewHandle(&hostFunc{prefix + n, f})
-		if err := takeError(C.dunlin_add_func(at, cstr(n), C.size_t(len(n)), C.uintptr_t(h))); err != nil {
-			return fmt.Errorf("function %s: %s", n, err.oneLine())
+		if _, ok := d.resources[n]; ok {
+			return fmt.Errorf("function %s: a resource has that name", n)
+		}
+		d.funcs[n] = &hostFunc{prefix + n, f}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.defined[name]; ok {
+		return errors.New("it is defined already")
+	}
+	l.defined[name] = d
+	return nil
+}
+
+// find the definition for an import: of its name, else the newest one whose version is semver-compatible. The caller holds mu.
+func (l *Linker) find(name string) *defined {
+	if d, ok := l.defined[name]; ok {
+		return d
+	}
+	best := ""
+	for n := range l.defined {
+		if Compatible(n, name) && (best == "" || newer(n, best)) {
+			best = n
+		}
+	}
+	return l.defined[best]
+}
+
+// linked is a component's own C linker.
+type linked struct {
+	by  *Linker
+	ptr *C.wasmtime_component_linker_t
+}
+
+// link makes c's own linker. What c imports and is not defined is left out, for wasmtime to say so.
+func (l *Linker) link(c *Component) (*C.wasmtime_component_linker_t, error) {
+	if k := c.linked.Load(); k != nil && k.by == l {
+		return k.ptr, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.linkers {
+		if k.by == l {
+			return k.ptr, nil
+		}
+	}
+	k := &linked{l, C.wasmtime_component_linker_new(l.engine.ptr)}
+	root := C.wasmtime_component_linker_root(k.ptr)
+	err := l.fillRoot(root, c.imports)
+	C.wasmtime_component_linker_instance_delete(root)
+	if err != nil {
+		C.wasmtime_component_linker_delete(k.ptr)
+		return nil, err
+	}
+	c.linkers = append(c.linkers, k)
+	c.linked.Store(k)
+	return k.ptr, nil
+}
+
+func (l *Linker) fillRoot(root *C.wasmtime_component_linker_instance_t, imports []Extern) error {
+	for _, x := range imports {
+		if x.Kind != ExternInstance {
+			continue
+		}
+		d := l.find(x.Name)
+		if d == nil {
+			continue
+		}
+		var at *C.wasmtime_component_linker_instance_t
+		if err := takeError(C.wasmtime_component_linker_instance_add_instance(root, cstr(x.Name), C.size_t(len(x.Name)), &at)); err != nil {
+			return fmt.Errorf("link %s: %s", x.Name, err.oneLine())
+		}
+		err := d.add(at, x.Items)
+		C.wasmtime_component_linker_instance_delete(at)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", x.Name, err)
+		}
+	}
+	if d := l.defined[""]; d != nil {
+		return d.add(root, imports)
+	}
+	return nil
+}
+
+// add what is wanted of an interface.
+func (d *defined) add(at *C.wasmtime_component_linker_instance_t, wanted []Extern) error {
+	for _, x := range wanted {
+		name, size := cstr(x.Name), C.size_t(len(x.Name))
+		var err *cError
+		if r, ok := d.resources[x.Name]; ok && x.Kind != ExternFunc {
+			err = takeError(C.dunlin_add_resource(at, name, size, C.uint32_t(r.typ), C.uintptr_t(hostDrops.add(r))))
+		} else if f, ok := d.funcs[x.Name]; ok && x.Kind == ExternFunc {
+			err = takeError(C.dunlin_add_func(at, name, size, C.uintptr_t(hostFuncs.add(f))))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %s", x.Name, err.oneLine())
 		}
 	}
 	return nil
@@ -134,16 +225,27 @@ type hostFunc struct {
 
 type hostDrop struct {
 	name string
+	typ  ResourceType
 	drop func(*Store, uint32)
 }
 
-//export dunlinRelease
-func dunlinRelease(h C.uintptr_t) { cgo.Handle(h).Delete() }
+// What C holds handles to: one of a function or a destructor for each linker that it was added to.
+var (
+	stores    handles[Store]
+	hostFuncs handles[hostFunc]
+	hostDrops handles[hostDrop]
+)
+
+//export dunlinReleaseFunc
+func dunlinReleaseFunc(h C.uintptr_t) { hostFuncs.drop(uintptr(h)) }
+
+//export dunlinReleaseDrop
+func dunlinReleaseDrop(h C.uintptr_t) { hostDrops.drop(uintptr(h)) }
 
 //export dunlinHostCall
 func dunlinHostCall(store, fn C.uintptr_t, results C.size_t) C.bool {
-	s, f := cgo.Handle(store).Value().(*Store), cgo.Handle(fn).Value().(*hostFunc)
-	err := s.guard(func() error { return s.hostCall(f, results > 0) })
+	s, f := stores.get(uintptr(store)), hostFuncs.get(uintptr(fn))
+	err := s.hostCall(f, results > 0)
 	if err != nil {
 		s.hostErr, s.hostName = err, f.name
 	}
@@ -152,11 +254,11 @@ func dunlinHostCall(store, fn C.uintptr_t, results C.size_t) C.bool {
 
 //export dunlinHostDrop
 func dunlinHostDrop(store, fn C.uintptr_t, rep C.uint32_t) C.bool {
-	s, d := cgo.Handle(store).Value().(*Store), cgo.Handle(fn).Value().(*hostDrop)
+	s, d := stores.get(uintptr(store)), hostDrops.get(uintptr(fn))
 	if d.drop == nil {
 		return true
 	}
-	err := s.guard(func() error { d.drop(s, uint32(rep)); return nil })
+	err := s.hostDrop(d, uint32(rep))
 	if err != nil {
 		s.hostErr, s.hostName = err, "drop of "+d.name
 	}
@@ -164,18 +266,20 @@ func dunlinHostDrop(store, fn C.uintptr_t, rep C.uint32_t) C.bool {
 }
 
 // guard turns a panic into an error: a panic must not unwind C's frames.
-func (s *Store) guard(f func() error) (err error) {
-	s.running.Add(1)
-	defer func() {
-		s.running.Add(-1)
-		if p := recover(); p != nil {
-			err = &HostPanic{p, debug.Stack()}
-		}
-	}()
-	return f()
+func guard(err *error) {
+	if p := recover(); p != nil {
+		*err = &HostPanic{p, debug.Stack()}
+	}
 }
 
-func (s *Store) hostCall(f *hostFunc, wantsResult bool) error {
+func (s *Store) hostDrop(d *hostDrop, rep uint32) (err error) {
+	defer guard(&err)
+	d.drop(s, rep)
+	return nil
+}
+
+func (s *Store) hostCall(f *hostFunc, wantsResult bool) (err error) {
+	defer guard(&err)
 	d := decoder{b: s.received()}
 	args := s.args[:0]
 	s.args = nil // a call inside this one takes a slice of its own

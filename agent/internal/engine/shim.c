@@ -181,15 +181,16 @@ static wasmtime_error_t *host_drop(void *fn, wasmtime_context_t *ctx, uint32_t r
   return dunlinHostDrop(s->go, (uintptr_t)fn, rep) ? NULL : wasmtime_error_new("host destructor failed");
 }
 
-static void release(void *fn) { dunlinRelease((uintptr_t)fn); }
+static void release_func(void *fn) { dunlinReleaseFunc((uintptr_t)fn); }
+static void release_drop(void *fn) { dunlinReleaseDrop((uintptr_t)fn); }
 
 wasmtime_error_t *dunlin_add_func(wasmtime_component_linker_instance_t *l, const char *name, size_t len, uintptr_t fn) {
-  return wasmtime_component_linker_instance_add_func(l, name, len, host_call, (void *)fn, release);
+  return wasmtime_component_linker_instance_add_func(l, name, len, host_call, (void *)fn, release_func);
 }
 
 wasmtime_error_t *dunlin_add_resource(wasmtime_component_linker_instance_t *l, const char *name, size_t len, uint32_t type, uintptr_t fn) {
   wasmtime_component_resource_type_t *t = wasmtime_component_resource_type_new_host(type);
-  wasmtime_error_t *err = wasmtime_component_linker_instance_add_resource(l, name, len, t, host_drop, (void *)fn, release);
+  wasmtime_error_t *err = wasmtime_component_linker_instance_add_resource(l, name, len, t, host_drop, (void *)fn, release_drop);
   wasmtime_component_resource_type_delete(t);
   return err;
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"runtime/cgo"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,14 +31,14 @@ type Store struct {
 	c      *C.dunlin_store
 	ctx    context.Context
 	data   any
-	handle cgo.Handle
+	handle uintptr // of this, for C
 	limits Limits
 
 	instances int
 	shape     shape        // of all instances
 	slots     int64        // that it holds
 	used      []*Component // kept until Close
-	running   atomic.Int32 // calls under way, either way
+	running   atomic.Int32 // calls into the guest under way
 	args      []Val        // of host calls, used again
 	hostErr   error        // of the host function that ended the guest's call
 	hostName  string       // of the host function that ran last
@@ -56,7 +55,7 @@ func (e *Engine) NewStore(ctx context.Context, l Limits, data any) *Store {
 	e.retain("NewStore")
 	l.Memory = min(cmp.Or(l.Memory, defaultMemory), math.MaxInt64)
 	s := &Store{engine: e, ctx: ctx, data: data, limits: l, slots: int64(l.Slots)}
-	s.handle = cgo.NewHandle(s)
+	s.handle = stores.add(s)
 	s.c = C.dunlin_store_new(e.ptr, C.uintptr_t(s.handle), C.bool(l.CPU > 0))
 	if s.c == nil {
 		panic("engine: out of memory")
@@ -127,7 +126,7 @@ func (s *Store) Close() {
 	}
 	C.dunlin_store_free(s.c)
 	s.c = nil
-	s.handle.Delete()
+	stores.drop(s.handle)
 	for _, c := range s.used {
 		c.release()
 	}
