@@ -4,6 +4,10 @@
 GOLANGCI_LINT_VERSION := v2.15.0
 GORELEASER_VERSION    := v2.15.2
 
+# What bench-peers measures beside: WASMTIME=/path/to/wasmtime takes one that is there already.
+WASMTIME    ?= .tools/wasmtime-44.0.3/bin/wasmtime
+JS_HANDLERS := .tools/seed-js/seed.wasm .tools/seed-js/seed-changed.wasm
+
 PROGRAMS := ./agent/cmd/dunlin-agent ./fleet/cmd/dunlin ./fleet/cmd/dunlin-fleet
 ARCHES   := amd64 arm64
 
@@ -86,6 +90,11 @@ clean-tree:
 bench: build ## measure; prints BENCH <name> <value> <unit>
 	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/bench
 
+# Needs the JS handlers too: the comparison is half of theirs.
+.PHONY: bench-peers
+bench-peers: build $(WASMTIME) $(JS_HANDLERS) ## measure beside `wasmtime serve` (built at the first run: ten minutes)
+	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/bench -js .tools/seed-js -wasmtime '$(abspath $(WASMTIME))'
+
 .PHONY: demo
 demo: build ## show the whole of it on this machine in a minute; KEEP=1 leaves it running
 	@KEEP='$(KEEP)' test/demo/run
@@ -97,7 +106,6 @@ guests: ## rebuild the guest components of the tests from their sources
 	@test/guests/build.sh
 
 # One after the other: they share the tools that are fetched for the first.
-JS_HANDLERS := .tools/seed-js/seed.wasm .tools/seed-js/seed-changed.wasm
 .PHONY: seed-js
 seed-js: $(JS_HANDLERS) ## build the JS handlers of the tests, which are too large to commit
 $(JS_HANDLERS): .tools/seed-js/%.wasm: test/guests/seed-js/%.js \
@@ -122,6 +130,10 @@ clean: ## remove what the targets made, except the tools in .tools/, which take 
 
 .tools/goreleaser-$(GORELEASER_VERSION):
 	$(call install,goreleaser,github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION),$@)
+
+.tools/wasmtime-44.0.3/bin/wasmtime:
+	@echo 'building wasmtime-cli'
+	@test/guests/build.sh wasmtime '$(CURDIR)/.tools/wasmtime-44.0.3'
 
 # install NAME, MODULE@VERSION, TARGET: the version is in the file's name, so that a new pin is a new build.
 define install

@@ -66,6 +66,7 @@ func main() {
 	flag.StringVar(&b.js, "js", "", "folder that has seed.wasm and seed-changed.wasm already (default: build them, which needs node)")
 	flag.StringVar(&b.tmp, "tmp", "", "folder for temporary files (default $TMPDIR, else /tmp)")
 	flag.DurationVar(&b.idle, "idle", 20*time.Second, "how long to watch the idle board")
+	flag.StringVar(&b.wasmtime, "wasmtime", "", "measure beside this program's `serve`, and nothing else (make bench-peers)")
 	flag.BoolVar(&b.keep, "keep", false, "keep the temporary files, the logs among them")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -83,6 +84,7 @@ type bench struct {
 	bin, js, tmp string
 	idle         time.Duration
 	keep         bool
+	wasmtime     string
 
 	dir   string // of this run
 	fleet *process.Process
@@ -115,15 +117,13 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	begun := time.Now()
 	note("measure; load %s", load())
-	stages := []struct {
-		name string
-		run  func(context.Context) error
-	}{{"engine", b.engine}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}, {"up", b.up}}
+	stages := []stage{{"engine", b.engine}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}, {"up", b.up}}
 	if b.js != "" {
-		stages = append(stages, []struct {
-			name string
-			run  func(context.Context) error
-		}{{"update", b.update}, {"cold js", b.coldJS}}...)
+		stages = append(stages, stage{"update", b.update}, stage{"cold js", b.coldJS})
+	}
+	if b.wasmtime != "" {
+		stages = stages[2:3:3] // install
+		stages = append(stages, stage{"peers", b.peers})
 	}
 	for _, s := range stages {
 		at := time.Now()
@@ -134,6 +134,11 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	note("measured in %s; load %s", time.Since(begun).Round(time.Second), load())
 	return complaints(b.board)
+}
+
+type stage struct {
+	name string
+	run  func(context.Context) error
 }
 
 // prepare builds and copies what is measured.
@@ -188,8 +193,10 @@ func (b *bench) figure(name string, value float64, unit string) {
 	switch unit {
 	case "MB":
 		format = "%.2f"
-	case "bytes":
+	case "bytes", "1/s":
 		format = "%.0f"
+	case "ratio":
+		format = "%.2f"
 	}
 	fmt.Fprintf(b.out, "BENCH %s "+format+" %s\n", name, value, unit)
 }

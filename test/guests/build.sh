@@ -5,6 +5,7 @@
 #   build.sh check                    the committed ones, elsewhere: fails unless every digest is as in SHA256SUMS
 #   build.sh test                     the guests' own unit tests
 #   build.sh seed-js OUT [SOURCE.js]  the JS handler (12 MB), or another source with the same engine
+#   build.sh wasmtime DIRECTORY       the wasmtime that `make bench-peers` measures beside, into DIRECTORY/bin; ten minutes or more
 #
 # Everything it needs is pinned and kept under $DUNLIN_TOOLS (default: .tools at the top, which git ignores): Debian 12's
 # Rust 1.96 with its library's source, crates by Cargo.lock, the JS tools by package-lock.json, Node where the machine's is too
@@ -76,6 +77,9 @@ cargo_build() {
 	cp "$CARGO_TARGET_DIR/wasm32-unknown-unknown/release/$(echo "$package" | tr - _).wasm" "$out"
 }
 
+# Of the same line as the engine's library.
+wasmtime_version=44.0.3
+
 node_version=20.19.5
 
 # js: the tools of npm, from a copy of the lock file, so that no node_modules comes to lie in the tree.
@@ -111,6 +115,8 @@ all() {
 	cargo_build counter "$1/counter/counter.wasm"
 	cargo_build coldroom "$1/coldroom/coldroom-v1.wasm"
 	cargo_build coldroom "$1/coldroom/coldroom-v2.wasm" --features v2
+	cargo_build echo "$1/echo/echo.wasm"
+	cargo_build echo "$1/echo/echo-message.wasm" --features message
 	cargo_build hostile "$1/hostile/hostile.wasm"
 	cargo_build photos "$1/photos/photos.wasm"
 	cargo_build spin "$1/spin/spin.wasm"
@@ -155,11 +161,16 @@ test)
 	"$root/usr/bin/cargo" test --quiet --locked -p coldroom
 	"$root/usr/bin/cargo" test --quiet --locked -p coldroom --features v2
 	;;
+wasmtime)
+	[ $# -eq 2 ] || die "wasmtime needs the folder to install into: build.sh wasmtime DIRECTORY"
+	rust
+	"$root/usr/bin/cargo" install --quiet --locked --version "$wasmtime_version" --root "$2" wasmtime-cli
+	;;
 seed-js)
 	[ $# -ge 2 ] || die "seed-js needs the file to write: build.sh seed-js OUT [SOURCE.js]"
 	seed_js "$2" "${3:-$here/seed-js/seed.js}"
 	;;
 *)
-	die "no such target: $1; there are check, test and seed-js, and without one all committed guests are built"
+	die "no such target: $1; there are check, test, seed-js and wasmtime, and without one all committed guests are built"
 	;;
 esac
