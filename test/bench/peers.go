@@ -86,7 +86,7 @@ func (p *peer) rates(b *bench) error {
 				addr, path string
 				to         *[]flow
 			}{{p.ours, p.path, &ours}, {p.theirs, "/", &theirs}} {
-				f, err := closedLoop(of.addr, request(of.path), p.body, n, round)
+				f, err := closedLoop(of.addr, request(of.path), []byte(p.body), n, round)
 				if err != nil {
 					return err
 				}
