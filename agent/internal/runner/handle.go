@@ -102,7 +102,7 @@ func (x *run) handle(ctx context.Context) error {
 	defer context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })()
 	if h := x.event.HTTP; h != nil {
 		x.body = newReplay(h.Request)
-		x.resp = newResponse(x.ctx, h, x.body, x.cfg.Limits.Payload)
+		x.resp = newResponse(x.ctx, &x.clock, h, x.body, x.cfg.Limits.Payload)
 		defer x.resp.end()
 	}
 	for n := 1; ; n++ {
@@ -149,8 +149,9 @@ type ready struct {
 
 // turn waits until the event may run: for the component's own turn, then for room in the engine. Neither counts against the event's time.
 func (x *run) turn(ctx context.Context, again bool) (at ready, err error) {
-	ctx, stop := context.WithTimeoutCause(ctx, waitPerTime*x.cfg.Limits.Time, errTurn)
-	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer x.clock.After(waitPerTime*x.cfg.Limits.Time, func() { cancel(errTurn) }).Stop()
 	if err := x.acquire(ctx, again); err != nil {
 		return at, err
 	}
@@ -205,8 +206,9 @@ func (x *run) once(ctx context.Context, again bool) error {
 // call the guest, from its instance to its end.
 func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
 	limits, handlers := x.cfg.Limits, at.handlers
-	ctx, cancel := context.WithTimeoutCause(ctx, limits.Time, &TimeLimitError{limits.Time})
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer x.clock.After(limits.Time, func() { cancel(&TimeLimitError{limits.Time}) }).Stop()
 	of := host.Limits{
 		Engine: engine.Limits{Memory: limits.Memory, Share: x.share, Slots: at.slots},
 		Body:   limits.Payload, Requests: limits.Requests,

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/alarm"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
@@ -41,6 +42,7 @@ type response struct {
 	head    bool  // the request is a HEAD
 	body    *replay
 	ctx     context.Context // of the runner: ends every write
+	clock   *alarm.Clock
 
 	streaming atomic.Bool // the response is begun
 	blocked   atomic.Bool // the event is over: the connection's deadlines may be in the past
@@ -55,12 +57,12 @@ type response struct {
 	writes  bool // the event has effects that are not durable
 	over    bool // nothing more is streamed
 	err     error
-	timer   *time.Timer
+	timer   *alarm.Alarm
 }
 
-func newResponse(ctx context.Context, h *trigger.HTTP, body *replay, limit int64) *response {
+func newResponse(ctx context.Context, clock *alarm.Clock, h *trigger.HTTP, body *replay, limit int64) *response {
 	r := &response{
-		w: h.Response, control: http.NewResponseController(h.Response), limit: limit, head: h.Request.Method == http.MethodHead, body: body, ctx: ctx,
+		w: h.Response, control: http.NewResponseController(h.Response), limit: limit, head: h.Request.Method == http.MethodHead, body: body, ctx: ctx, clock: clock,
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -107,7 +109,7 @@ func (r *response) Start(status int, header http.Header) error {
 		return fmt.Errorf("response status %d: want 200 to 599", status)
 	}
 	r.status, r.header = status, header
-	r.timer = time.AfterFunc(streamDelay, r.stream)
+	r.timer = r.clock.After(streamDelay, r.stream)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/alarm"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	"dunlin.dev/dunlin/test/guests"
@@ -21,7 +22,7 @@ func answering(t *testing.T, limit int64) (*response, *effects, *httptest.Respon
 	t.Helper()
 	w := httptest.NewRecorder()
 	req := httptest.NewRequest(http.MethodGet, "/", nil)
-	r := newResponse(t.Context(), &trigger.HTTP{Request: req, Response: w}, newReplay(req), limit)
+	r := newResponse(t.Context(), new(alarm.Clock), &trigger.HTTP{Request: req, Response: w}, newReplay(req), limit)
 	tx := &effects{}
 	r.begin(tx)
 	if err := r.Start(201, http.Header{"X-A": {"b"}, "Connection": {"upgrade"}}); err != nil {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/alarm"
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -62,6 +63,7 @@ type Runner struct {
 	lines     *lineLimit
 	share     *engine.Share // of the engine's slots
 	stats     stats
+	clock     alarm.Clock
 	contested sync.Mutex // held by an event that keeps running into others
 
 	ctx    context.Context // of all events

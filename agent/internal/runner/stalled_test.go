@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/alarm"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	"dunlin.dev/dunlin/test/guests"
 )
@@ -60,7 +61,7 @@ func TestAClientThatReadsNothingHoldsUpNoClose(t *testing.T) {
 // held is a whole response of n bytes that waits for its event's commit.
 func held(t *testing.T, ctx context.Context, w http.ResponseWriter, req *http.Request, n int) *response {
 	t.Helper()
-	r := newResponse(ctx, &trigger.HTTP{Request: req, Response: w}, newReplay(req), 0)
+	r := newResponse(ctx, new(alarm.Clock), &trigger.HTTP{Request: req, Response: w}, newReplay(req), 0)
 	tx := &effects{}
 	r.begin(tx)
 	tx.writing()
