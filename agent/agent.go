@@ -185,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		group.Go(func() error { return a.manager.run(ctx) })
 		group.Go(func() error { return a.reporter(ctx) })
 	}
+	group.Go(func() error { a.code.VerifyAll(ctx); return nil })
 	group.Go(func() error { return a.watch(ctx) })
 	group.Go(func() error { return a.control(ctx) })
 	err := group.Wait()

@@ -5,6 +5,7 @@ package codecache
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -145,6 +146,23 @@ func checksum(r io.Reader) (string, error) {
 		return "", fmt.Errorf("read compiled code: %w", err)
 	}
 	return fmt.Sprintf("%d %08x", n, h.Sum32()), nil
+}
+
+// VerifyAll looks at every entry before it is asked for, so that no first event waits while 50 MB are read. What is damaged
+// is found again, and told, by the Load that it is for.
+func (c *Cache) VerifyAll(ctx context.Context) {
+	files, err := os.ReadDir(c.dir)
+	if err != nil {
+		return
+	}
+	for _, f := range files {
+		if ctx.Err() != nil {
+			return
+		}
+		if name, ok := strings.CutSuffix(f.Name(), ".sum"); ok {
+			_ = c.verify(filepath.Join(c.dir, name))
+		}
+	}
 }
 
 // verify compares the file with its checksum, once a process.

@@ -71,6 +71,22 @@ func TestCodeIsCompiledOnceAndMappedFromThenOn(t *testing.T) {
 	}
 }
 
+// The first event after a start must not pay for reading all of the code.
+func TestAnEntryThatWasVerifiedAtTheStartIsNotReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	c, load, _, _ := cache(t, dir)
+	load()
+	c, load, compiled, _ := cache(t, dir)
+	c.VerifyAll(t.Context())
+	if err := os.WriteFile(c.path(digest)+".sum", []byte("no checksum"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load()
+	if n := compiled.Load(); n != 0 {
+		t.Errorf("compiled %d times: the checksum was read again", n)
+	}
+}
+
 // Native code that isn't what this board compiled never runs: it is compiled again.
 func TestADamagedEntryIsCompiledAgain(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, path string){
@@ -115,7 +131,8 @@ func TestADamagedEntryIsCompiledAgain(t *testing.T) {
 			c, load, _, _ := cache(t, dir)
 			load()
 			spoil(t, c.path(digest))
-			_, load, compiled, log := cache(t, dir)
+			c, load, compiled, log := cache(t, dir)
+			c.VerifyAll(t.Context()) // must not make a damaged entry sound
 			load()
 			load()
 			if n := compiled.Load(); n != 1 {
