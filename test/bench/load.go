@@ -28,7 +28,7 @@ func closedLoop(addr string, req, body []byte, n int, d time.Duration) (flow, er
 	if err != nil {
 		return flow{}, err
 	}
-	defer unix.Close(poll)
+	defer func() { _ = unix.Close(poll) }()
 	at, err := net.ResolveTCPAddr("tcp4", addr)
 	if err != nil {
 		return flow{}, err
@@ -39,7 +39,7 @@ func closedLoop(addr string, req, body []byte, n int, d time.Duration) (flow, er
 		if err != nil {
 			return flow{}, err
 		}
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }()
 		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: at.Port, Addr: [4]byte(at.IP.To4())}); err != nil {
 			return flow{}, fmt.Errorf("connect to %s: %w", addr, err)
 		}

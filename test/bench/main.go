@@ -39,6 +39,13 @@
 //	update_full_time, _patch_ 1        how long these took, signing, transfer and compiling included
 //	install_js_peak_rss       1        the most memory that the board had while it compiled the JS handler
 //	install_js_after_pss      2 s      what it still has after that
+//
+// With -wasmtime (make bench-peers) these and no others, for the small handler and the JS one at 1, 8 and 64 connections:
+//
+//	http_<handler>_c<n>_rate, _wasmtime_rate  5  median of runs of 2 s, in turns with wasmtime's: requests a second; one is under way on
+//	                                             each connection at all times
+//	http_<handler>_c<n>_p99, _wasmtime_p99    5  median of the runs' own p99
+//	..._vs_wasmtime_ratio, ..._p99_vs_wasmtime   the board's by wasmtime's
 package main
 
 import (

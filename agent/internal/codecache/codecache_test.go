@@ -74,7 +74,7 @@ func TestCodeIsCompiledOnceAndMappedFromThenOn(t *testing.T) {
 // The first event after a start must not pay for reading all of the code.
 func TestAnEntryThatWasVerifiedAtTheStartIsNotReadAgain(t *testing.T) {
 	dir := t.TempDir()
-	c, load, _, _ := cache(t, dir)
+	_, load, _, _ := cache(t, dir)
 	load()
 	c, load, compiled, _ := cache(t, dir)
 	c.VerifyAll(t.Context())

@@ -17,7 +17,7 @@ func connPair(t *testing.T) (server, client net.Conn) {
 		t.Fatal(err)
 	}
 	l := newLimited(inner, 1)
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if client, err = net.Dial("tcp", inner.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
