@@ -115,7 +115,6 @@ all() {
 	cargo_build counter "$1/counter/counter.wasm"
 	cargo_build coldroom "$1/coldroom/coldroom-v1.wasm"
 	cargo_build coldroom "$1/coldroom/coldroom-v2.wasm" --features v2
-	cargo_build echo "$1/echo/echo.wasm"
 	cargo_build hostile "$1/hostile/hostile.wasm"
 	cargo_build photos "$1/photos/photos.wasm"
 	cargo_build spin "$1/spin/spin.wasm"
