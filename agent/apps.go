@@ -140,7 +140,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		}
 	}
 	l := c.Limits.Complete()
-	quota := store.Quota{Stores: c.KeyValue, Bytes: l.KeyValue}
+	quota := store.Quota{Stores: grantsOf(c).KeyvalueStores(), Bytes: l.KeyValue}
 	d.runners[name] = runner.New(runner.Config{
 		Engine: a.engine, Host: a.host, Load: load,
 		Application: d.manifest.Application, Name: name, Grants: grantsOf(c), Environ: c.Environment,

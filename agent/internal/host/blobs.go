@@ -26,6 +26,16 @@ const (
 	blobFormat = 1
 )
 
+// KeyvalueStores are the stores of the event's keyvalue data that a component with these grants can write, those behind its blob
+// containers included: what a quota has to count.
+func (g Grants) KeyvalueStores() []string {
+	all := slices.Clone(g.Stores)
+	for _, name := range g.BlobStores {
+		all = append(all, blobPrefix+name)
+	}
+	return all
+}
+
 // container is one that the component was granted; it may be gone.
 type container struct{ name string }
 
@@ -96,7 +106,11 @@ func (c container) create(g *Guest) error {
 	if ok {
 		return fmt.Errorf("there is a container %q already: get-container opens it", c.name)
 	}
-	return g.env.KV.Set(blobPrefix+c.name, "c", binary.BigEndian.AppendUint64([]byte{blobFormat}, g.seconds()))
+	return c.set(g, "c", binary.BigEndian.AppendUint64([]byte{blobFormat}, g.seconds()))
+}
+
+func (c container) set(g *Guest, key string, value []byte) error {
+	return g.note("wasi:blobstore", g.env.KV.Set(blobPrefix+c.name, key, value))
 }
 
 // seconds since 1970, by the guest's own wall clock.
@@ -189,7 +203,7 @@ func (c container) write(g *Guest, name string, data []byte) error {
 	o := object{created: g.seconds(), size: uint64(len(data)), generation: old.generation + 1}
 	set := func(key string, value []byte) error {
 		if err == nil {
-			err = g.env.KV.Set(blobPrefix+c.name, key, value)
+			err = c.set(g, key, value)
 		}
 		return err
 	}
