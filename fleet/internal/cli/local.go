@@ -62,12 +62,15 @@ Example:
 			}
 			o.Manifest, o.Variables = app.file, app.values(env)
 			if o.State == "" {
-				o.State = filepath.Join(filepath.Dir(o.Manifest), ".dunlin")
+				o.State = stateBeside(o.Manifest)
 			}
 			return run(ctx, env, o)
 		},
 	}
 }
+
+// stateBeside is the state folder of an application that runs here without one of its own.
+func stateBeside(manifest string) string { return filepath.Join(filepath.Dir(manifest), ".dunlin") }
 
 // Check is the command that validates a manifest against its components; it uses Env.Check.
 var Check = Command{

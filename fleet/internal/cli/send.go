@@ -36,7 +36,7 @@ Flags:
   -d BODY              an HTTP body (METHOD is then POST by default); @FILE reads a file, - standard input; so does PAYLOAD
   -H 'NAME: VALUE'     an HTTP header, several times
   --qos N              of the message: 0, 1 or 2 (default 1)
-  -f FILE              the manifest that dunlin up runs (default dunlin.toml)
+  -f FILE              the manifest that dunlin up runs, or its folder (default: this folder)
   --state DIR          state folder of the agent (default .dunlin beside the manifest; a board's is /var/lib/dunlin)
   --json               print outcomes as JSON
 
@@ -75,7 +75,7 @@ func (h headerFlag) Set(s string) error {
 func runSend(ctx context.Context, env *Env, control string, args []string) error {
 	s := sendFlags{headers: headerFlag{http.Header{}}}
 	f := flag.NewFlagSet("send", flag.ContinueOnError)
-	f.StringVar(&s.file, "f", "dunlin.toml", "")
+	f.StringVar(&s.file, "f", ".", "")
 	f.StringVar(&s.state, "state", "", "")
 	f.StringVar(&s.body, "d", "", "")
 	f.Var(s.headers, "H", "")
@@ -86,7 +86,11 @@ func runSend(ctx context.Context, env *Env, control string, args []string) error
 		return err
 	}
 	if s.state == "" {
-		s.state = filepath.Join(filepath.Dir(s.file), ".dunlin")
+		app := application{file: s.file}
+		if err := app.find(); err != nil {
+			return err
+		}
+		s.state = stateBeside(app.file)
 	}
 	c := &http.Client{Transport: &http.Transport{DialContext: dialControl(filepath.Join(s.state, control))},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
