@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
@@ -86,16 +85,7 @@ func (s *objectNames) take(g *Guest, n uint64) (names []string, all bool, err er
 }
 
 // blobResult is a function's result, or a trap.
-func blobResult(ok engine.Val, err error) (engine.Val, error) {
-	var t trap
-	switch {
-	case err == nil:
-		return ok, nil
-	case errors.As(err, &t):
-		return none, t.error
-	}
-	return engine.Err(engine.String(strings.ToValidUTF8(err.Error(), "�"))), nil
-}
+func blobResult(ok engine.Val, err error) (engine.Val, error) { return result(ok, err, errText) }
 
 func blobstoreInterfaces() []*iface {
 	const version = "@0.2.0-draft"

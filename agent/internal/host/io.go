@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
@@ -44,7 +43,7 @@ func ioInterfaces() []*iface {
 				if err != nil {
 					return none, err
 				}
-				return engine.String(strings.ToValidUTF8(e.err.Error(), "�")), nil
+				return errText(e.err), nil
 			}, kHandle),
 		},
 	}, {

@@ -95,20 +95,11 @@ func kvError(err error) engine.Val {
 	if errors.Is(err, errDenied) {
 		return engine.Variant("access-denied")
 	}
-	return engine.Variant("other", engine.String(strings.ToValidUTF8(err.Error(), "�")))
+	return engine.Variant("other", errText(err))
 }
 
 // kvResult is a store function's result, or a trap.
-func kvResult(ok engine.Val, err error) (engine.Val, error) {
-	var t trap
-	switch {
-	case err == nil:
-		return ok, nil
-	case errors.As(err, &t):
-		return none, t.error
-	}
-	return engine.Err(kvError(err)), nil
-}
+func kvResult(ok engine.Val, err error) (engine.Val, error) { return result(ok, err, kvError) }
 
 // onBucket makes a function whose first argument is a bucket.
 func onBucket(do func(g *Guest, b *bucket, a []engine.Val) (engine.Val, error), params ...engine.Kind) fn {

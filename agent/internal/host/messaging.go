@@ -175,7 +175,7 @@ func (g *Guest) publish(topic string, data []byte, qos byte, retain bool) (name 
 }
 
 func messagingErr(name string, err error) engine.Val {
-	return engine.Err(engine.Variant(name, engine.String(strings.ToValidUTF8(err.Error(), "�"))))
+	return engine.Err(engine.Variant(name, errText(err)))
 }
 
 // mayPublish checks a topic against the filters of the manifest's publish.

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
@@ -136,6 +137,21 @@ type trap struct{ error }
 func (t trap) Unwrap() error { return t.error }
 
 func misuse(err error) error { return trap{err} }
+
+// result of a function whose errors are the guest's own, as say words them, or a trap.
+func result(ok engine.Val, err error, say func(error) engine.Val) (engine.Val, error) {
+	var t trap
+	switch {
+	case err == nil:
+		return ok, nil
+	case errors.As(err, &t):
+		return none, t.error
+	}
+	return engine.Err(say(err)), nil
+}
+
+// errText is an error's text for a guest.
+func errText(err error) engine.Val { return engine.String(strings.ToValidUTF8(err.Error(), "\uFFFD")) }
 
 var closedErr = engine.Err(engine.Variant("closed"))
 

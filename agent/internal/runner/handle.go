@@ -214,10 +214,7 @@ func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
 		Body:   limits.Payload, Requests: limits.Requests,
 	}
 	if limits.CPU < limits.Time { // a guest is one thread: it uses up no more than passes
-		var over context.CancelCauseFunc
-		ctx, over = context.WithCancelCause(ctx)
-		defer over(nil)
-		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { over(&CPULimitError{limits.CPU}) }
+		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { cancel(&CPULimitError{limits.CPU}) }
 	}
 	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
 	if x.event.Kind == trigger.KindTimer {
