@@ -90,7 +90,7 @@ func New(cfg Config) (*Broker, error) {
 	if err := s.AddHook(&hook{handler: cfg.Handler, server: s, log: cfg.Log, current: map[string]session{}}, nil); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
-	if err := s.AddListener(mqttlistener.New("fleet", cfg.Listener, cfg.MaxConnections+cfg.MaxConnections/10+16, cfg.Log)); err != nil {
+	if err := s.AddListener(mqttlistener.New("fleet", cfg.Listener, cfg.MaxConnections+cfg.MaxConnections/10+16, s, cfg.Log)); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}
 	b := &Broker{fleet: cfg.Handler.Fleet, server: s, log: cfg.Log}

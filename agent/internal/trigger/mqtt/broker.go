@@ -152,7 +152,7 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 	if err := server.AddHook(&hook{broker: b, housekeep: housekeeping(server, b.log)}, nil); err != nil {
 		return nil, err
 	}
-	if err := server.AddListener(&startedOnce{Listener: mqttlistener.New("bus", l, maxConnections, b.log)}); err != nil {
+	if err := server.AddListener(&startedOnce{Listener: mqttlistener.New("bus", l, maxConnections, server, b.log)}); err != nil {
 		return nil, err
 	}
 	b.own = server.NewClient(nil, mochi.LocalListener, "dunlin", true)
