@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/store"
@@ -82,7 +83,7 @@ func (r *Runner) Handle(ctx context.Context, e *trigger.Event) error {
 func (x *run) report(f *trigger.Failure) {
 	level := slog.LevelError
 	switch f.Reason {
-	case trigger.Busy, trigger.Closed, trigger.Canceled:
+	case trigger.Busy, trigger.Closed, trigger.Canceled, trigger.Repeated:
 		level = slog.LevelDebug // counted, and no fault of the component
 	}
 	attrs := []any{"reason", f.Reason, "error", f.Err}
@@ -177,6 +178,7 @@ func (x *run) once(ctx context.Context, again bool) error {
 	}
 	tx := &effects{Tx: x.cfg.Begin(), limit: x.cfg.Limits.Payload}
 	err = x.call(ctx, tx, at)
+	crash.At("handled")
 	x.release() // the instance is gone: others run while this one commits
 	if tx.conflict {
 		return store.ErrConflict // whatever the guest made of it
@@ -185,7 +187,13 @@ func (x *run) once(ctx context.Context, again bool) error {
 		return err
 	}
 	// The client may be gone or the agent about to stop: the event has been handled, and its effects are kept.
+	if err := x.endIn(ctx, tx); err != nil {
+		return err
+	}
 	err = tx.Commit(context.WithoutCancel(ctx))
+	if errors.Is(err, store.ErrDone) {
+		return failure(trigger.Repeated, err)
+	}
 	if errors.Is(err, store.ErrConflict) && !tx.Writes() && x.resp != nil && x.resp.streaming.Load() {
 		err = nil // a page whose sending had begun shows what was there then; nothing hangs on it, and cutting it off helps nobody
 	}
@@ -199,6 +207,28 @@ func (x *run) once(ctx context.Context, again bool) error {
 		if err := x.resp.send(); err != nil {
 			return failure(trigger.Canceled, fmt.Errorf("send response: %w", err))
 		}
+	}
+	return nil
+}
+
+// endIn adds to the event's transaction what the board writes of its end.
+func (x *run) endIn(ctx context.Context, tx *effects) error {
+	if x.event.Ends == nil {
+		return nil
+	}
+	ends, err := x.event.Ends(ctx)
+	for i := 0; err == nil && i < len(ends.Rows); i++ {
+		r := ends.Rows[i]
+		err = tx.With(r.Key, r.Value, r.Once)
+	}
+	if errors.Is(err, store.ErrDone) {
+		return failure(trigger.Repeated, err)
+	}
+	if err != nil {
+		return failure(trigger.Unavailable, err)
+	}
+	if ends.Outbox != 0 {
+		tx.Take(ends.Outbox)
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ type Tx interface {
 	host.KV
 	host.Publisher
 	Writes() bool
+	With(key string, value []byte, once bool) error
+	Take(outbox uint64)
 	Commit(ctx context.Context) error
 }
 

@@ -57,6 +57,9 @@ func (s *stats) ended(err error, d time.Duration) {
 		s.durs[bucket(d)]++
 		return
 	}
+	if trigger.ReasonOf(err) == trigger.Repeated {
+		return // counted when it was handled
+	}
 	if s.reasons == nil {
 		s.reasons = map[trigger.Reason]uint64{}
 	}

@@ -25,10 +25,11 @@ type job struct {
 	check    func(*bolt.Tx) error
 	writes   map[string][]byte // by row key; nil deletes
 	messages []Message
+	taken    []uint64 // messages of the outbox that this event was made of, and that leave it with it
 	size     int
 	quota    *quota // nil: none
 
-	taken     bool // under Store.mu, like withdrawn
+	inGroup   bool // under Store.mu, like withdrawn
 	withdrawn bool
 	done      chan struct{}
 	err       error
@@ -57,7 +58,7 @@ func (s *Store) do(ctx context.Context, j *job) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	if !j.taken {
+	if !j.inGroup {
 		j.withdrawn = true
 		s.unpend(j)
 		s.mu.Unlock()
@@ -199,7 +200,7 @@ func (s *Store) take() (group []*job, delivered []uint64) {
 			close(j.done) // its caller has gone; readers that saw it wait for this
 			continue
 		}
-		j.taken = true
+		j.inGroup = true
 		bytes += j.size
 		group = append(group, j)
 	}
@@ -322,6 +323,9 @@ func (g *grouping) write(j *job) error {
 		if err != nil {
 			return fmt.Errorf("write row %q: %w", k, err)
 		}
+	}
+	if err := g.remove(j.taken); err != nil {
+		return err
 	}
 	for _, m := range j.messages {
 		id, err := b.NextSequence()

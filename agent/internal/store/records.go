@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -63,12 +62,8 @@ func getRow(tx *bolt.Tx, key []byte, limit int) ([]byte, bool, error) {
 func (s *Store) Put(changes map[string][]byte) error {
 	size := 0
 	for key, value := range changes {
-		area, name, ok := strings.Cut(key, "/")
-		if !ok || area == "" || name == "" || len(key) > MaxKey {
-			return fmt.Errorf("put record %q: a key is area/name, at most %d bytes", key, MaxKey)
-		}
-		if len(value) > MaxRecord {
-			return fmt.Errorf("put record %q: %w: %d bytes, at most %d", key, ErrTooLarge, len(value), MaxRecord)
+		if err := checkRecord(key, value); err != nil {
+			return err
 		}
 		size += len(key) + len(value)
 	}

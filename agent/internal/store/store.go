@@ -16,6 +16,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"dunlin.dev/dunlin/agent/internal/crash"
 )
 
 // Limits. A value over one of them is refused before anything is written, with an error that names the limit.
@@ -36,6 +38,8 @@ const (
 var (
 	// ErrConflict: something that the transaction read has changed since; run the event again.
 	ErrConflict = errors.New("conflict with a concurrent event")
+	// ErrDone: the event has taken effect before, so it has none now.
+	ErrDone = errors.New("the event took effect already")
 	// ErrDamaged: the disk gave back something else than was written. Opening the store again sets a damaged file aside.
 	ErrDamaged = errors.New("damaged database")
 	// ErrNewer: the file was written by a newer program. It is left untouched.
@@ -206,7 +210,9 @@ func (s *Store) begin() (tx *bolt.Tx, err error) {
 // disk: the store stops there, and the next Open reads what really is.
 func (s *Store) commit(tx *bolt.Tx) error {
 	id := tx.ID()
+	crash.At("commit")
 	err := guard(tx.Commit)
+	crash.At("committed")
 	if err == nil {
 		s.commits.Add(1)
 		return nil

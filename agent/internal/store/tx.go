@@ -26,7 +26,9 @@ type Tx struct {
 	reads       map[string]digest // what was there at the first read
 	lists       []listed
 	messages    []Message
-	quota       *quota // nil: none
+	once        []string // rows that must not be as they are written
+	taken       []uint64 // messages that must be in the outbox still, and leave it
+	quota       *quota   // nil: none
 	size        int
 	conflict    bool
 	over        bool
@@ -247,7 +249,7 @@ func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error 
 }
 
 // Writes reports whether there is anything to commit.
-func (t *Tx) Writes() bool { return len(t.writes) > 0 || len(t.messages) > 0 }
+func (t *Tx) Writes() bool { return len(t.writes) > 0 || len(t.messages) > 0 || len(t.taken) > 0 }
 
 // Commit everything or nothing; returns when it is durable. Commits of many events share one fsync, and one that is alone
 // waits for nobody. ErrConflict: run the event again. When ctx ends before the commit was taken up, it is withdrawn and the
@@ -266,7 +268,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	var err error
 	switch {
 	case t.Writes():
-		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, size: t.size, quota: t.quota})
+		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, taken: t.taken, size: t.size, quota: t.quota})
 	case len(t.reads)+len(t.lists) > 0:
 		if err = t.s.settle(ctx, t); err == nil {
 			err = t.s.view(t.check)
@@ -293,6 +295,9 @@ func (t *Tx) Stale() (bool, error) {
 
 // check that what was read is what tx sees.
 func (t *Tx) check(tx *bolt.Tx) error {
+	if err := t.checkFirst(tx); err != nil {
+		return err
+	}
 	for k, want := range t.reads {
 		v, ok, err := getRow(tx, []byte(k), MaxValue)
 		if err != nil {

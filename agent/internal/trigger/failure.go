@@ -31,6 +31,7 @@ const (
 	Trapped     Reason = "trap"
 	Refused     Reason = "error"    // the handler returned an error of its own
 	Conflicted  Reason = "conflict" // with concurrent events, each time that it was tried
+	Repeated    Reason = "repeated" // it took effect before
 	Canceled    Reason = "canceled" // the client went away, maybe after the event took effect, or the agent stops
 )
 

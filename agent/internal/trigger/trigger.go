@@ -26,6 +26,23 @@ type Event struct {
 	HTTP    *HTTP
 	MQTT    *Message
 	Timer   *Tick
+
+	// Ends says what of the board's own is written in the transaction that commits the event's effects; nil: nothing. It is
+	// called after the handler, right before the commit, and again when the event is run again.
+	Ends func(context.Context) (Ends, error)
+}
+
+// Ends is what makes an event's end durable, so that it takes effect once, however often it comes.
+type Ends struct {
+	Rows   []Row
+	Outbox uint64 // the message of the board's own outbox that the event was made of; 0: none
+}
+
+// Row is a record of the board's own.
+type Row struct {
+	Key   string // "area/name"
+	Value []byte // nil deletes
+	Once  bool   // where it is so already (there, or deleted) the event has taken effect before, and takes none now
 }
 
 // HTTP is a request and the way to answer it.
