@@ -15,6 +15,7 @@ import (
 	"dunlin.dev/dunlin/agent/internal/codecache"
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/host"
+	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/link"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -33,6 +34,7 @@ type Agent struct {
 	cfg    Config
 	log    *slog.Logger
 	store  *store.Store
+	inbox  *inbox.Box
 	engine *engine.Engine
 	host   *host.Host
 	code   *codecache.Cache
@@ -50,6 +52,7 @@ type Agent struct {
 // bus is the board's MQTT: its own broker, a client of another, or none.
 type bus interface {
 	Set([]mqtttrigger.Subscription) error
+	Look(trigger string)
 	Run(context.Context) error
 	Publish(context.Context, mqtttrigger.Message) error
 	Status() trigger.Status
@@ -70,6 +73,9 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if a.store, err = store.Open(cfg.State, log, time.Now); err != nil {
 		return nil, err
 	}
+	if a.inbox, err = inbox.Open(a.store, inbox.Limits{}, log.With("source", "mqtt")); err != nil {
+		return nil, err
+	}
 	if a.engine, err = engine.New(engine.Config{SourceLines: cfg.local}); err != nil {
 		return nil, err
 	}
@@ -80,7 +86,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime}, log.With("source", "http"))
-	a.bus = newBus(cfg, log.With("source", "mqtt"))
+	a.bus = newBus(cfg, a.inbox, log.With("source", "mqtt"))
 	a.host.Guard(func() (string, []string) {
 		routes, broker := a.Addresses()
 		return routes, []string{broker}
@@ -233,7 +239,7 @@ func fanOut(ctx context.Context, from <-chan struct{}, to ...chan struct{}) erro
 }
 
 func (a *Agent) publish(ctx context.Context, m store.Message) error {
-	return a.bus.Publish(ctx, mqtttrigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain})
+	return a.bus.Publish(ctx, mqtttrigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Outbox: m.ID})
 }
 
 func (a *Agent) uplink(ctx context.Context, m store.Message) error {
@@ -256,6 +262,9 @@ func (a *Agent) Close() {
 	}
 	if a.engine != nil {
 		a.engine.Close()
+	}
+	if a.inbox != nil {
+		a.inbox.Close()
 	}
 	if a.store != nil {
 		if err := a.store.Close(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/runner"
@@ -254,6 +255,7 @@ func (a *Agent) serve(ctx context.Context, d *deployment) error {
 	if err != nil {
 		return err
 	}
+	crash.At("activated")
 	if err := a.store.Put(map[string][]byte{installArea + app: b, attemptArea + app: nil}); err != nil {
 		_, undo := a.replace(app, old)
 		return errors.Join(err, undo)
@@ -331,7 +333,11 @@ func (a *Agent) bind() error {
 			routes = append(routes, r)
 		}
 		for _, t := range d.manifest.Triggers.MQTT {
-			subs = append(subs, mqtttrigger.Subscription{ID: id(t.ID), Filter: t.Topic, QoS: t.QoS, Handle: d.runners[t.Component].Handle})
+			where, err := wire.ParseMessageID(t.MessageID)
+			if err != nil {
+				return err
+			}
+			subs = append(subs, mqtttrigger.Subscription{ID: id(t.ID), Filter: t.Topic, QoS: t.QoS, MessageID: where, Unordered: t.Unordered, Handle: d.runners[t.Component].Handle})
 		}
 		for _, t := range d.manifest.Triggers.Timer {
 			timers = append(timers, timertrigger.Timer{ID: id(t.ID), Every: time.Duration(t.Every), Cron: t.Cron, Timezone: t.Timezone,

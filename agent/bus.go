@@ -5,20 +5,21 @@ import (
 	"errors"
 	"log/slog"
 
+	"dunlin.dev/dunlin/agent/internal/inbox"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
 // newBus makes the board's MQTT as the config says.
-func newBus(cfg Config, log *slog.Logger) bus {
+func newBus(cfg Config, box *inbox.Box, log *slog.Logger) bus {
 	switch {
 	case cfg.Bus.URL != "":
-		return mqtttrigger.NewClient(mqtttrigger.ClientConfig{URL: cfg.Bus.URL, ClientID: cfg.busClient()}, log)
+		return mqtttrigger.NewClient(mqtttrigger.ClientConfig{URL: cfg.Bus.URL, ClientID: cfg.busClient(), Inbox: box}, log)
 	case cfg.Bus.Listen == off:
 		return noBus{}
 	}
-	return mqtttrigger.NewBroker(mqtttrigger.BrokerConfig{Address: cfg.Bus.Listen}, log)
+	return mqtttrigger.NewBroker(mqtttrigger.BrokerConfig{Address: cfg.Bus.Listen, Inbox: box}, log)
 }
 
 // off is what turns a listener off in the config.
@@ -35,6 +36,7 @@ func (noBus) Set(subs []mqtttrigger.Subscription) error {
 	}
 	return nil
 }
+func (noBus) Look(string)                                        {}
 func (noBus) Run(ctx context.Context) error                      { <-ctx.Done(); return ctx.Err() }
 func (noBus) Publish(context.Context, mqtttrigger.Message) error { return errNoBus }
 func (noBus) Status() trigger.Status {

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,7 @@ import (
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
-// ControlSocket is the name, in the state directory, of the socket for whoever owns that directory: `dunlin send` talks to it.
+// ControlSocket is the name, in the state directory, of the socket for whoever owns that directory: `dunlin send` and `dunlin events` talk to it.
 const ControlSocket = "control.sock"
 
 // Fired is one handler's outcome of an event that was sent by hand.
@@ -57,7 +56,7 @@ func listenControl(state string) (net.Listener, error) {
 func (a *Agent) control(ctx context.Context) error {
 	l, err := listenControl(a.cfg.State)
 	if err != nil {
-		a.log.Warn("dunlin send can't reach this agent", "cause", err)
+		a.log.Warn("dunlin send and dunlin events can't reach this agent", "cause", err)
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -75,6 +74,10 @@ func (a *Agent) controls() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /mqtt", a.fireMessage)
 	mux.HandleFunc("POST /timer", a.fireTimer)
+	mux.HandleFunc("GET /events", a.listEvents)
+	mux.HandleFunc("GET /events/{event}", a.withDead(a.showEvent))
+	mux.HandleFunc("POST /events/{event}/retry", a.withDead(a.retryEvent))
+	mux.HandleFunc("DELETE /events/{event}", a.withDead(a.dropEvent))
 	requests := http.StripPrefix("/http", a.http)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/http/") { // not through mux, which redirects paths like //
@@ -171,6 +174,5 @@ func fire(ctx context.Context, w http.ResponseWriter, all []firing, missing stri
 		}
 		out = append(out, o)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(out)
+	answer(w, out)
 }

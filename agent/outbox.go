@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/mqttconn"
 	"dunlin.dev/dunlin/agent/internal/store"
 )
@@ -186,6 +187,7 @@ func (d *deliverer) next(topic string) (m store.Message, more bool) {
 func (d *deliverer) deliver(ctx context.Context, m store.Message) error {
 	for attempt := 0; ; attempt++ {
 		err := d.send(ctx, m)
+		crash.At("delivered")
 		if err == nil {
 			return d.box.Delivered(m.ID)
 		}

@@ -146,6 +146,11 @@ func (r *triggers) mqtt(list []*table) {
 			return nil
 		})
 		q.QoS = byte(t.integer("qos", 0, 2, DefaultQoS))
+		q.MessageID = t.checked(t.find("message_id"), func(s string) error {
+			_, err := wire.ParseMessageID(s)
+			return err
+		})
+		q.Unordered = t.choice("order", "topic", "none") == "none"
 		t.rest()
 		r.m.Triggers.MQTT = append(r.m.Triggers.MQTT, q)
 	}

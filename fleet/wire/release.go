@@ -92,6 +92,8 @@ type MQTTTrigger struct {
 	ID        string `json:"id"`
 	Topic     string `json:"topic"` // MQTT 3.1.1 topic filter
 	QoS       byte   `json:"qos"`
+	MessageID string `json:"message_id,omitempty"` // where repeats are told by, see ParseMessageID; "": nowhere
+	Unordered bool   `json:"unordered,omitempty"`  // messages of one topic are handled beside each other
 	Component string `json:"component"`
 }
 
@@ -330,6 +332,9 @@ func (m *Release) checkTriggers() error {
 		}
 		if q.QoS > 2 {
 			return fmt.Errorf("trigger %s: qos %d, want 0, 1 or 2", q.ID, q.QoS)
+		}
+		if _, err := ParseMessageID(q.MessageID); err != nil {
+			return fmt.Errorf("trigger %s: %w", q.ID, err)
 		}
 	}
 	for _, c := range t.Timer {

@@ -10,6 +10,8 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 
+	"dunlin.dev/dunlin/agent/internal/inbox"
+	"dunlin.dev/dunlin/agent/internal/store/storetest"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 	"dunlin.dev/dunlin/test/guests"
 )
@@ -55,7 +57,12 @@ func BenchmarkRequest(b *testing.B) {
 // From a publisher's socket to its acknowledgement: broker, instance, commit.
 func BenchmarkMessageThroughBroker(b *testing.B) {
 	f := start(b, guests.Counter, Limits{})
-	br := mqtttrigger.NewBroker(mqtttrigger.BrokerConfig{Address: "127.0.0.1:0"}, slog.New(slog.DiscardHandler))
+	box, err := inbox.Open(storetest.Open(b), inbox.Limits{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(box.Close)
+	br := mqtttrigger.NewBroker(mqtttrigger.BrokerConfig{Address: "127.0.0.1:0", Inbox: box}, slog.New(slog.DiscardHandler))
 	if err := br.Set([]mqtttrigger.Subscription{{ID: "a", Filter: "in", QoS: 1, Handle: f.Handle}}); err != nil {
 		b.Fatal(err)
 	}

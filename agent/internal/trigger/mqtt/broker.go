@@ -13,6 +13,8 @@ import (
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
+	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	"dunlin.dev/dunlin/fleet/mqttlistener"
 )
@@ -27,13 +29,14 @@ const (
 // BrokerConfig of the agent's own broker.
 type BrokerConfig struct {
 	Address string // host:port
+	Inbox   *inbox.Box
 	Limits  Limits
 }
 
 // Broker is an MQTT broker (3.1, 3.1.1 and 5) inside the agent and the source of its messages. Subscribers get a message
-// after the handlers have had it. When the queue of a subscription is full, publishers of QoS 1 and 2 wait; after
-// roomTimeout their connection is closed without an acknowledgement, so that they send it again. Retained messages and
-// sessions live as long as the process.
+// after the handlers have had it, or after the inbox has. When that is full, publishers of QoS 1 and 2 wait; after roomTimeout
+// their connection is closed without an acknowledgement, so that they send it again. Retained messages and sessions live as
+// long as the process, but for the packet ids of QoS 2 that came in: those outlive it.
 type Broker struct {
 	cfg   BrokerConfig
 	log   *slog.Logger
@@ -50,6 +53,7 @@ type Broker struct {
 	pending  map[packetKey]*publication
 	inflight map[string]int                  // of pending, by client id
 	twins    map[*mochi.Client]*mochi.Client // forward for a client under its id, past the hook
+	receipts map[packetKey]struct{}          // that are in the inbox, or will be
 }
 
 // packetKey names a publication for as long as its packet id is taken.
@@ -69,8 +73,8 @@ type publication struct {
 // NewBroker makes a broker; Run starts it.
 func NewBroker(cfg BrokerConfig, log *slog.Logger) *Broker {
 	b := &Broker{
-		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, log), ready: make(chan struct{}), stopping: make(chan struct{}),
-		pending: map[packetKey]*publication{}, inflight: map[string]int{}, twins: map[*mochi.Client]*mochi.Client{},
+		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, cfg.Inbox, log), ready: make(chan struct{}), stopping: make(chan struct{}),
+		pending: map[packetKey]*publication{}, inflight: map[string]int{}, twins: map[*mochi.Client]*mochi.Client{}, receipts: map[packetKey]struct{}{},
 	}
 	b.cfg.Limits = cfg.Limits.complete()
 	b.setStatus(trigger.Stopped, "not started")
@@ -95,7 +99,7 @@ func (b *Broker) offerRetained(server *mochi.Server, subs []Subscription) {
 		for _, pk := range server.Topics.Messages(s.Filter) {
 			m := messageOf(pk)
 			m.Retain = true
-			if b.queue.offer(m, s.ID, nil) != nil {
+			if b.queue.offer(offered{message: m, only: s.ID}) != nil {
 				b.log.Warn("drop retained message: no room", "trigger", s.ID, "topic", m.Topic)
 			}
 		}
@@ -152,6 +156,9 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 	if err := server.AddHook(&hook{broker: b, housekeep: housekeeping(server, b.log)}, nil); err != nil {
 		return nil, err
 	}
+	if err := b.remember(server); err != nil {
+		return nil, err
+	}
 	if err := server.AddListener(&startedOnce{Listener: mqttlistener.New("bus", l, maxConnections, server, b.log)}); err != nil {
 		return nil, err
 	}
@@ -170,6 +177,9 @@ func (b *Broker) Addr() net.Addr {
 	defer b.mu.Unlock()
 	return b.addr
 }
+
+// Look into the inbox again for a trigger: something was put there.
+func (b *Broker) Look(trigger string) { b.queue.look(trigger) }
 
 // Status of the source.
 func (b *Broker) Status() trigger.Status {
@@ -207,9 +217,13 @@ func (b *Broker) Publish(ctx context.Context, m Message) error {
 		}
 	}
 	handled := make(chan struct{})
-	event := &trigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS}
+	o := offered{
+		message: &trigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS},
+		ends:    trigger.Ends{Outbox: m.Outbox},
+		done:    func() { close(handled) },
+	}
 	for {
-		full := b.queue.offer(event, "", func() { close(handled) })
+		full := b.queue.offer(o)
 		if full == nil {
 			break
 		}
@@ -250,7 +264,7 @@ func (b *Broker) take(cl *mochi.Client, pk packets.Packet) bool {
 		return false
 	}
 	if min(qos, m.QoS) == 0 {
-		b.queue.offer(m, "", nil)
+		b.queue.offer(offered{message: m})
 		return false
 	}
 	server := b.server.Load()
@@ -264,10 +278,11 @@ func (b *Broker) take(cl *mochi.Client, pk packets.Packet) bool {
 	}
 	timeout := time.NewTimer(roomTimeout)
 	defer timeout.Stop()
+	o := offered{message: m, ends: b.receive(cl, pk), done: func() { b.finish(p) }}
 	for {
 		full := b.crowded(p)
 		if full == nil {
-			full = b.queue.offer(m, "", func() { b.finish(p) })
+			full = b.queue.offer(o)
 		}
 		if full == nil {
 			return true
@@ -361,6 +376,7 @@ func (b *Broker) finish(p *publication) {
 		}
 		cl.State.Inflight.DecreaseReceiveQuota()
 	}
+	crash.At("acknowledge")
 	// A client that has gone sends the message again when it is back.
 	if err := cl.WritePacket(ack); err != nil && !errors.Is(err, mochi.ErrConnectionClosed) {
 		b.log.Debug("acknowledge message", "client", cl.ID, "error", err)

@@ -14,39 +14,43 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 
+	"dunlin.dev/dunlin/agent/internal/inbox"
+	"dunlin.dev/dunlin/agent/internal/store/storetest"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
-func TestAMessageIsAcknowledgedAfterItsHandlers(t *testing.T) {
+func TestAMessageIsAcknowledgedWithItsEffectsOrFromTheInbox(t *testing.T) {
 	for _, qos := range []byte{1, 2} {
 		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
 			proceed := make(chan struct{})
+			slow := func(context.Context, *trigger.Event) error { <-proceed; return nil }
 			var got record
 			b := startBroker(t, Limits{},
-				Subscription{ID: "slow", Filter: "in/+", QoS: 2, Handle: func(context.Context, *trigger.Event) error { <-proceed; return nil }},
+				Subscription{ID: "one", Filter: "one/+", QoS: 2, Handle: slow},
+				Subscription{ID: "slow", Filter: "in/+", QoS: 2, Handle: slow},
 				Subscription{ID: "fast", Filter: "in/#", QoS: 2, Handle: got.handle})
 			other := dial(t, b.Addr().String(), "")
 			forwarded := make(chan string, 10)
-			must(t, other.Subscribe("in/#", 1, func(_ paho.Client, m paho.Message) { forwarded <- string(m.Payload()) }))
+			must(t, other.Subscribe("#", 1, func(_ paho.Client, m paho.Message) { forwarded <- string(m.Payload()) }))
 			c := dial(t, b.Addr().String(), "")
-			token := c.Publish("in/a", qos, false, "x")
+			// Two subscriptions: both have it, whatever happens, before its publisher forgets it.
+			must(t, c.Publish("in/a", qos, false, "x"))
 			waitFor(t, "the fast handler", func() bool { return got.has("x") })
-			select {
-			case <-token.Done():
-				t.Error("acknowledged before the slow handler was done")
-			case <-forwarded:
-				t.Error("forwarded before the slow handler was done")
-			default:
-			}
-			close(proceed)
-			must(t, token)
 			if m := <-forwarded; m != "x" {
 				t.Errorf("subscribers got %q", m)
 			}
+			// One, which is slow: the publisher doesn't wait for it.
+			must(t, c.Publish("one/a", qos, false, "z"))
+			if n := b.cfg.Inbox.Counts().Waiting; n != 2 {
+				t.Errorf("%d events in the inbox, want what is acknowledged and not handled: 2", n)
+			}
+			close(proceed)
+			waitFor(t, "the inbox is empty", func() bool { return b.Counters().Handled == 3 })
 			// The packet id is free again, and the connection well.
-			must(t, c.Publish("in/a", qos, false, "y"))
-			if n := b.Counters().Handled; n != 4 {
-				t.Errorf("%d events handled, want 4", n)
+			must(t, c.Publish("one/a", qos, false, "y"))
+			waitFor(t, "all are handled", func() bool { return b.Counters().Handled == 4 })
+			if n := b.cfg.Inbox.Counts(); n.Waiting != 0 || n.WaitingBytes != 0 || n.Dead != 0 {
+				t.Errorf("left over: %+v", n)
 			}
 		})
 	}
@@ -101,14 +105,18 @@ func TestAFailingHandlerIsTriedAgainAndThenGivenUp(t *testing.T) {
 			return nil
 		}})
 	c := dial(t, b.Addr().String(), "")
-	never, second := c.Publish("never", 1, false, "x"), c.Publish("second", 1, false, "x")
-	must(t, second)
-	must(t, never)
+	must(t, c.Publish("never", 1, false, "x"))
+	must(t, c.Publish("second", 1, false, "x"))
+	waitFor(t, "one is given up and one handled", func() bool { n := b.Counters(); return n.Failed == 1 && n.Handled == 1 })
 	if fails.Load() != maxAttempts || works.Load() != 2 {
 		t.Errorf("%d and %d attempts, want %d and 2", fails.Load(), works.Load(), maxAttempts)
 	}
-	if n := b.Counters(); n.Failed != 1 || n.Handled != 1 || n.Retried != maxAttempts {
+	if n := b.Counters(); n.Retried != maxAttempts {
 		t.Errorf("counters %+v", n)
+	}
+	dead, err := b.cfg.Inbox.Dead(0, 10)
+	if err != nil || len(dead) != 1 || dead[0].Trigger != "never" || string(dead[0].Message.Payload) != "x" || dead[0].Attempts != maxAttempts || dead[0].Cause != "handler panicked: bug" {
+		t.Errorf("dead letters %+v, %v", dead, err)
 	}
 	// QoS 0: once or not at all.
 	must(t, c.Publish("never", 0, false, "x"))
@@ -121,46 +129,41 @@ func TestAFailingHandlerIsTriedAgainAndThenGivenUp(t *testing.T) {
 func TestAMessageIsNotAcknowledgedWhileTheBoardCantCommit(t *testing.T) {
 	for _, qos := range []byte{1, 2} {
 		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
-			const fails = 3 * maxAttempts
-			var never, later atomic.Int32
-			var got record
-			proceed := make(chan struct{})
-			b := startBroker(t, Limits{}, Subscription{ID: "a", Filter: "#", QoS: 2, Handle: func(ctx context.Context, e *trigger.Event) error {
-				switch {
-				case e.MQTT.Topic == "never":
-					never.Add(1)
+			var tries atomic.Int32
+			st := storetest.Open(t)
+			box, err := inbox.Open(st, inbox.Limits{}, quiet)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(box.Close)
+			b := startBrokerWith(t, box, Limits{Drain: time.Second}, Subscription{ID: "a", Filter: "#", QoS: 2, Handle: func(ctx context.Context, e *trigger.Event) error {
+				if tries.Add(1) > 1 {
 					return unavailable()
-				case e.MQTT.Topic == "later" && later.Add(1) <= fails:
-					return unavailable()
-				case e.MQTT.Topic == "later":
-					<-proceed
 				}
-				return got.handle(ctx, e)
+				return nil
 			}})
 			b.queue.mu.Lock()
 			b.queue.delay = func(int) time.Duration { return time.Millisecond }
 			b.queue.mu.Unlock()
 			c := dial(t, b.Addr().String(), "")
-			stuck, token := c.Publish("never", qos, false, "n"), c.Publish("later", qos, false, "l")
-			waitFor(t, "the disk is back", func() bool { return later.Load() > fails })
-			select {
-			case <-token.Done():
-				t.Error("acknowledged before its effects were committed")
-			default:
+			must(t, c.Publish("t", qos, false, "fine"))
+			if err := st.Close(); err != nil { // a store that can't commit
+				t.Fatal(err)
 			}
-			close(proceed)
-			must(t, token)
-			must(t, c.Publish("other", qos, false, "o"))
-			if got.String() != "l o" {
-				t.Errorf("handled %q", &got)
-			}
-			waitFor(t, "many more attempts", func() bool { return never.Load() > fails })
+			stuck := c.Publish("t", qos, false, "n")
+			waitFor(t, "many attempts", func() bool { return tries.Load() > 3*maxAttempts })
+			waitFor(t, "the inbox was tried", func() bool {
+				b.queue.mu.Lock()
+				defer b.queue.mu.Unlock()
+				l := b.queue.bindings["a"].lanes["t"]
+				return l != nil && l.jobs[0].inInbox
+			})
 			select {
 			case <-stuck.Done():
-				t.Errorf("acknowledged without being handled: %v", stuck.Error())
+				t.Errorf("acknowledged without being durable: %v", stuck.Error())
 			default:
 			}
-			if n := b.Counters(); n.Failed != 0 || n.Handled != 2 {
+			if n := b.Counters(); n.Failed != 0 || n.Handled != 1 {
 				t.Errorf("counters %+v", n)
 			}
 		})
@@ -402,7 +405,7 @@ func TestAHandlerThatHangsDelaysNoOtherSubscription(t *testing.T) {
 
 func TestATakenPortNamesTheWayOut(t *testing.T) {
 	b := startBroker(t, Limits{})
-	second := NewBroker(BrokerConfig{Address: b.Addr().String()}, quiet)
+	second := NewBroker(BrokerConfig{Address: b.Addr().String(), Inbox: newBox(t, inbox.Limits{})}, quiet)
 	err := second.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "set bus.url to mqtt://"+b.Addr().String()) {
 		t.Errorf("Run = %v", err)
@@ -413,7 +416,7 @@ func TestATakenPortNamesTheWayOut(t *testing.T) {
 }
 
 func TestConnectionsThatSayNothingHoldNoStopUp(t *testing.T) {
-	b := NewBroker(BrokerConfig{Address: "127.0.0.1:0"}, quiet)
+	b := NewBroker(BrokerConfig{Address: "127.0.0.1:0", Inbox: newBox(t, inbox.Limits{})}, quiet)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/mqttconn"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
@@ -26,6 +26,7 @@ const brokerTimeout = 10 * time.Second
 type ClientConfig struct {
 	URL      string // mqtt://[user:password@]host[:port] or mqtts://
 	ClientID string // names the session that the broker keeps; must not change
+	Inbox    *inbox.Box
 	Limits   Limits
 }
 
@@ -68,12 +69,13 @@ type receipt struct {
 	conn    *connection // on which it came last
 	ack     func()
 	handled bool
+	kept    bool // the inbox has a receipt of it, or will have
 }
 
 // NewClient makes a client; Run connects.
 func NewClient(cfg ClientConfig, log *slog.Logger) *Client {
 	c := &Client{
-		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, log), ready: make(chan struct{}), changed: make(chan struct{}, 1),
+		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, cfg.Inbox, log), ready: make(chan struct{}), changed: make(chan struct{}, 1),
 		received: map[uint16]*receipt{}, granted: map[string]byte{},
 	}
 	c.cfg.Limits = cfg.Limits.complete()
@@ -100,6 +102,10 @@ func (c *Client) Run(ctx context.Context) error {
 	u, err := url.Parse(c.cfg.URL)
 	if err != nil || u.Host == "" {
 		err = fmt.Errorf("connect to broker: bus.url is not mqtt://host[:port] or mqtts://host[:port]")
+		c.setStatus(trigger.Degraded, err.Error())
+		return err
+	}
+	if err := c.remember(); err != nil {
 		c.setStatus(trigger.Degraded, err.Error())
 		return err
 	}
@@ -134,7 +140,9 @@ func (c *Client) session(ctx context.Context, u *url.URL) error {
 		return fmt.Errorf("connect to %s: %w", u.Redacted(), err)
 	}
 	connect := token.(*paho.ConnectToken)
-	c.resume(conn, connect.SessionPresent())
+	if err := c.resume(conn, connect.SessionPresent()); err != nil {
+		return err
+	}
 	defer c.leave(conn)
 	if err := c.subscribe(ctx, conn); err != nil {
 		return err
@@ -187,16 +195,46 @@ func wait(ctx context.Context, conn *connection, t paho.Token) error {
 	}
 }
 
+// remember the packet ids of QoS 2 that came in before the start.
+func (c *Client) remember() error {
+	all, err := c.cfg.Inbox.Receipts()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range all[c.cfg.ClientID] {
+		if c.received[id] == nil {
+			c.received[id] = &receipt{qos: 2, handled: true, kept: true}
+		}
+	}
+	return nil
+}
+
 // resume takes over what the broker knows of the session.
-func (c *Client) resume(conn *connection, present bool) {
+func (c *Client) resume(conn *connection, present bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn = conn
-	if !present {
-		// Packet ids start anew. What came on this connection already belongs to the new session.
-		maps.DeleteFunc(c.received, func(_ uint16, r *receipt) bool { return r.conn != conn })
-		clear(c.granted)
+	if present {
+		return nil
 	}
+	// Packet ids start anew. What came on this connection already belongs to the new session.
+	var old []uint16
+	for id, r := range c.received {
+		if r.conn == conn {
+			continue
+		}
+		if r.kept {
+			old = append(old, id)
+		}
+		delete(c.received, id)
+	}
+	clear(c.granted)
+	if len(old) == 0 {
+		return nil
+	}
+	return c.cfg.Inbox.Release(c.cfg.ClientID, old...)
 }
 
 func (c *Client) leave(conn *connection) {
@@ -264,14 +302,19 @@ func (c *Client) subscribe(ctx context.Context, conn *connection) error {
 func (c *Client) take(conn *connection, m paho.Message) {
 	event := &trigger.Message{Topic: m.Topic(), Payload: m.Payload(), QoS: m.Qos(), Retain: m.Retained(), Dup: m.Duplicate()}
 	if m.Qos() == 0 {
-		c.queue.offer(event, "", nil)
+		c.queue.offer(offered{message: event})
 		return
 	}
 	r, fresh := c.receive(conn, m)
 	if !fresh {
 		return
 	}
-	if c.queue.offer(event, "", func() { c.handled(m.MessageID(), r) }) != nil {
+	o := offered{message: event, done: func() { c.handled(m.MessageID(), r) }}
+	if m.Qos() == 2 {
+		r.kept = true
+		o.ends.Rows = []trigger.Row{inbox.Receipt(c.cfg.ClientID, m.MessageID())}
+	}
+	if c.queue.offer(o) != nil {
 		// The broker sends it again in the next connection.
 		c.mu.Lock()
 		delete(c.received, m.MessageID())
@@ -291,7 +334,7 @@ func (c *Client) receive(conn *connection, m paho.Message) (r *receipt, fresh bo
 		c.mu.Unlock()
 		return r, true
 	}
-	r.conn, r.ack = conn, m.Ack
+	r.conn, r.ack = conn, m.Ack // it is acknowledged here, be it one from before the start
 	handled := r.handled
 	c.mu.Unlock()
 	if handled {
@@ -316,11 +359,20 @@ func (c *Client) handled(id uint16, r *receipt) {
 	}
 }
 
-// released: the broker has the acknowledgement of a QoS 2 message, and may use its packet id again.
+// released: the broker has the acknowledgement of a QoS 2 message, and may use its packet id again when it has the answer to
+// this, which paho sends after.
 func (c *Client) released(id uint16) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	r := c.received[id]
 	delete(c.received, id)
+	c.mu.Unlock()
+	if r == nil || !r.kept {
+		return
+	}
+	if err := c.cfg.Inbox.Release(c.cfg.ClientID, id); err != nil {
+		// A later message under this id overwrites the receipt.
+		c.log.Warn("a receipt stays behind", "cause", err)
+	}
 }
 
 // releases is a paho store that tells of PUBREL packets, which paho has no handler for.
@@ -359,6 +411,9 @@ var ErrDown = errors.New("the broker is not connected")
 
 // Ready is closed once the client has been connected and subscribed.
 func (c *Client) Ready() <-chan struct{} { return c.ready }
+
+// Look into the inbox again for a trigger: something was put there.
+func (c *Client) Look(trigger string) { c.queue.look(trigger) }
 
 // Status of the source.
 func (c *Client) Status() trigger.Status {

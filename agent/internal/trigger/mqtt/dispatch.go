@@ -2,13 +2,14 @@ package mqtt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
+	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	"dunlin.dev/dunlin/fleet/wire"
 )
@@ -16,6 +17,7 @@ import (
 // dispatcher hands messages to the handlers of the subscriptions that match. It has no goroutine while nothing happens.
 type dispatcher struct {
 	limits Limits
+	box    *inbox.Box
 	log    *slog.Logger
 	delay  func(n int) time.Duration // trigger.RetryDelay
 	ctx    context.Context           // of handlers
@@ -25,6 +27,8 @@ type dispatcher struct {
 	bindings map[string]*binding // by Subscription.ID
 	bytes    int                 // payloads of all jobs
 	room     chan struct{}       // closed when a job ends; nil while nobody waits
+	looking  bool                // acceptOld runs or will
+	serial   uint64              // of lanes of unordered bindings
 	workers  int
 	idle     chan struct{} // closed when stopped and no worker is left
 	stopped  bool
@@ -40,6 +44,12 @@ type binding struct {
 	jobs    int
 	workers int
 	gone    bool // no longer subscribed
+
+	// What of the inbox is not in memory, because there was no room. While there may be such events, new ones go behind them.
+	behind    bool
+	loading   bool
+	loaded    uint64 // all events up to this number are in memory, or have ended
+	accepting int    // that are on their way to be behind
 }
 
 // lane keeps the order of one topic of one binding.
@@ -48,16 +58,28 @@ type lane struct {
 	jobs  []*job
 }
 
-// job is one event. done may be nil.
+// job is one event.
 type job struct {
 	event    *trigger.Event
-	attempts int // that failed by the handler's own fault
-	waits    int // attempts that failed by the board's
-	done     func()
+	number   uint64       // 0: QoS 0
+	id       string       // by which its sender tells it from others; "": it doesn't
+	attempts int          // that failed by the handler's own fault
+	waits    int          // attempts that failed by the board's
+	ends     trigger.Ends // of its first durable commit
+	done     func()       // acknowledges it; nil: it is, or nobody waits
+
+	inInbox    bool              // or on its way there
+	accepted   *inbox.Acceptance // that way; nil: it was read from there
+	committing bool              // its effects are about to be committed without the inbox
 }
 
-func newDispatcher(l Limits, log *slog.Logger) *dispatcher {
-	d := &dispatcher{limits: l.complete(), log: log, delay: trigger.RetryDelay, bindings: map[string]*binding{}, idle: make(chan struct{})}
+// entry is the job's event as the inbox knows it.
+func (j *job) entry() inbox.Event {
+	return inbox.Event{Number: j.number, Trigger: j.event.Trigger, At: j.event.At, Message: *j.event.MQTT}
+}
+
+func newDispatcher(l Limits, box *inbox.Box, log *slog.Logger) *dispatcher {
+	d := &dispatcher{limits: l.complete(), box: box, log: log, delay: trigger.RetryDelay, bindings: map[string]*binding{}, idle: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.stopOnce = sync.OnceValue(d.drain)
 	return d
@@ -88,14 +110,15 @@ func (d *dispatcher) set(subs []Subscription) (added []Subscription, err error) 
 	}
 	for _, s := range subs {
 		b := d.bindings[s.ID]
-		if b == nil {
-			b = &binding{lanes: map[string]*lane{}}
-			d.bindings[s.ID] = b
-		}
-		if b.Filter != s.Filter {
+		if b == nil || b.Filter != s.Filter {
 			added = append(added, s)
 		}
+		if b == nil {
+			b = &binding{lanes: map[string]*lane{}, behind: d.box.Waits(s.ID)}
+			d.bindings[s.ID] = b
+		}
 		b.Subscription = s
+		d.load(b)
 	}
 	d.mu.Unlock()
 	for _, done := range dropped {
@@ -104,7 +127,8 @@ func (d *dispatcher) set(subs []Subscription) (added []Subscription, err error) 
 	return added, nil
 }
 
-// forget drops what waits for b, since nobody wants it any more. The caller holds mu, and calls what is returned after.
+// forget drops what waits for b, since nobody wants it any more; what is in the inbox stays there, for a trigger of the same
+// name. The caller holds mu, and calls what is returned after.
 func (d *dispatcher) forget(b *binding) (dropped []func()) {
 	b.gone = true
 	for _, l := range b.lanes {
@@ -112,13 +136,21 @@ func (d *dispatcher) forget(b *binding) (dropped []func()) {
 		for _, j := range l.jobs[1:] {
 			d.leave(b, j)
 			d.counters.Dropped++
-			if j.done != nil {
-				dropped = append(dropped, j.done)
+			if done := j.acknowledge(); done != nil {
+				dropped = append(dropped, done)
 			}
 		}
 		l.jobs = l.jobs[:1]
 	}
 	return dropped
+}
+
+// acknowledge gives what is to be called for it, once: nil where that was before, or where the inbox does it.
+func (j *job) acknowledge() (done func()) {
+	if !j.inInbox {
+		done, j.done = j.done, nil
+	}
+	return done
 }
 
 // filters that cover all subscriptions, each with its highest QoS.
@@ -145,66 +177,103 @@ func (d *dispatcher) wanted(topic string) (n int, qos byte) {
 	return n, qos
 }
 
-// offer queues m for every subscription that matches, or only for the one named by id where that is not empty. done is
-// called once when all those with QoS 1 or 2 have handled it, maybe before offer returns. When one of those has no room,
-// nothing is queued and full is closed when something may have changed; of QoS 0 the oldest message makes room.
-func (d *dispatcher) offer(m *trigger.Message, id string, done func()) (full <-chan struct{}) {
+// offered is a message on its way to its handlers.
+type offered struct {
+	message *trigger.Message
+	only    string       // the subscription that it is for; "": all that match
+	ends    trigger.Ends // what the first durable commit of it writes
+	done    func()       // acknowledges it: called once when it is durable for all with QoS 1 or 2, maybe before offer returns
+}
+
+// offer queues a message for every subscription that matches. For one of QoS 1 or 2 it is acknowledged with its effects, where
+// these come soon; for several, or where there is no room in memory, it goes through the inbox. When that is full, nothing is
+// queued and full is closed when something may have changed; of QoS 0 the oldest message makes room.
+func (d *dispatcher) offer(o offered) (full <-chan struct{}) {
+	m := o.message
 	d.mu.Lock()
-	var sure, unsure []*binding
-	for _, b := range d.bindings {
-		if (id != "" && b.ID != id) || !wire.MatchFilter(b.Filter, m.Topic) {
-			continue
-		}
-		if min(m.QoS, b.QoS) == 0 {
-			unsure = append(unsure, b)
-			continue
-		}
-		if b.jobs >= d.limits.QueueMessages {
-			full = d.wait()
-		}
-		sure = append(sure, b)
-	}
-	// A message alone may be larger than what all may hold together.
-	if len(sure) > 0 && d.bytes > 0 && d.bytes+len(sure)*len(m.Payload) > d.limits.QueueBytes {
-		full = d.wait()
-	}
-	if full != nil || d.stopped {
+	if d.stopped {
 		defer d.mu.Unlock()
 		return d.wait()
 	}
-	finish := done
-	if n := len(sure); n > 1 && done != nil {
-		finish = countdown(n, done)
+	var sure, unsure []*binding
+	for _, b := range d.bindings {
+		switch {
+		case (o.only != "" && b.ID != o.only) || !wire.MatchFilter(b.Filter, m.Topic):
+		case min(m.QoS, b.QoS) == 0:
+			unsure = append(unsure, b)
+		default:
+			sure = append(sure, b)
+		}
 	}
 	now := time.Now()
-	for _, b := range sure {
-		d.add(b, m, now, finish)
+	if len(sure) > 0 && !d.offerSurely(o, sure, now) {
+		defer d.mu.Unlock()
+		return d.wait()
 	}
 	for _, b := range unsure {
 		if d.makeRoom(b, len(m.Payload)) {
-			d.add(b, m, now, nil)
+			d.add(b, newJob(b, m, now))
 		} else {
 			d.counters.Dropped++
 		}
 	}
 	d.mu.Unlock()
-	if len(sure) == 0 && done != nil {
-		done()
+	if len(sure) == 0 && o.done != nil {
+		o.done()
 	}
 	return nil
 }
 
-func countdown(n int, done func()) func() {
-	var mu sync.Mutex
-	return func() {
-		mu.Lock()
-		n--
-		last := n == 0
-		mu.Unlock()
-		if last {
-			done()
-		}
+// offerSurely is offer's part for subscriptions with QoS 1 or 2. The caller holds mu.
+func (d *dispatcher) offerSurely(o offered, sure []*binding, now time.Time) bool {
+	jobs := make([]*job, len(sure))
+	crowded := make([]bool, len(sure))
+	through := len(sure) > 1
+	for i, b := range sure {
+		jobs[i] = newJob(b, o.message, now)
+		jobs[i].number = d.box.Number()
+		// A message alone may be larger than what all may hold together.
+		crowded[i] = b.behind || b.jobs >= d.limits.QueueMessages || (d.bytes > 0 && d.bytes+len(sure)*len(o.message.Payload) > d.limits.QueueBytes)
+		through = through || crowded[i]
 	}
+	if !through {
+		jobs[0].ends, jobs[0].done = o.ends, o.done
+		sure[0].loaded = jobs[0].number
+		d.add(sure[0], jobs[0])
+		d.lookLater()
+		return true
+	}
+	var events []inbox.Event
+	for _, j := range jobs {
+		events = append(events, j.entry())
+	}
+	a, err := d.box.Accept(events, o.ends, func(err error) {
+		d.mu.Lock()
+		for i, b := range sure {
+			if crowded[i] {
+				b.accepting--
+				d.load(b)
+			}
+		}
+		d.mu.Unlock()
+		if durable(err) && o.done != nil {
+			o.done()
+		}
+	})
+	if err != nil {
+		return false
+	}
+	for i, b := range sure {
+		if crowded[i] {
+			b.behind = true
+			b.accepting++
+			continue
+		}
+		jobs[i].inInbox, jobs[i].accepted = true, a
+		b.loaded = jobs[i].number
+		d.add(b, jobs[i])
+	}
+	return true
 }
 
 // wait gives a channel that is closed when a job ends. The caller holds mu.
@@ -222,7 +291,7 @@ func (d *dispatcher) makeRoom(b *binding, n int) bool {
 		at := 0
 		for _, l := range b.lanes {
 			// The first of a lane may be with a worker.
-			i := slices.IndexFunc(l.jobs[1:], func(j *job) bool { return j.event.MQTT.QoS == 0 })
+			i := slices.IndexFunc(l.jobs[1:], func(j *job) bool { return j.number == 0 })
 			if i >= 0 && (oldest == nil || l.jobs[i+1].event.At.Before(oldest.jobs[at].event.At)) {
 				oldest, at = l, i+1
 			}
@@ -237,17 +306,29 @@ func (d *dispatcher) makeRoom(b *binding, n int) bool {
 	return true
 }
 
-// add queues m for b. The caller holds mu.
-func (d *dispatcher) add(b *binding, m *trigger.Message, at time.Time, done func()) {
+func newJob(b *binding, m *trigger.Message, at time.Time) *job {
 	mine := *m
 	mine.QoS = min(m.QoS, b.QoS)
-	j := &job{done: done, event: &trigger.Event{Kind: trigger.KindMQTT, Trigger: b.ID, At: at, MQTT: &mine}}
+	return &job{event: &trigger.Event{Kind: trigger.KindMQTT, Trigger: b.ID, At: at, MQTT: &mine}}
+}
+
+// add queues j for b. The caller holds mu.
+func (d *dispatcher) add(b *binding, j *job) {
+	if j.number != 0 {
+		j.id, _ = b.MessageID.Of(j.event.MQTT.Topic, j.event.MQTT.Payload)
+		j.event.Ends = func(ctx context.Context) (trigger.Ends, error) { return d.endsOf(ctx, j) }
+	}
 	b.jobs++
-	d.bytes += len(m.Payload)
-	l := b.lanes[m.Topic]
+	d.bytes += len(j.event.MQTT.Payload)
+	topic := j.event.MQTT.Topic
+	if b.Unordered { // a lane for each, under a name that no topic has
+		d.serial++
+		topic += "\x00" + strconv.FormatUint(d.serial, 10)
+	}
+	l := b.lanes[topic]
 	if l == nil {
-		l = &lane{topic: m.Topic}
-		b.lanes[m.Topic] = l
+		l = &lane{topic: topic}
+		b.lanes[topic] = l
 	}
 	l.jobs = append(l.jobs, j)
 	if len(l.jobs) == 1 {
@@ -263,6 +344,7 @@ func (d *dispatcher) leave(b *binding, j *job) {
 		close(d.room)
 		d.room = nil
 	}
+	d.load(b)
 }
 
 // makeReady lets a worker take l's first job. The caller holds mu.
@@ -275,91 +357,9 @@ func (d *dispatcher) makeReady(b *binding, l *lane) {
 	}
 }
 
-// work handles what is ready for b until nothing is.
-func (d *dispatcher) work(b *binding) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for !d.stopped && len(b.ready) > 0 {
-		l := b.ready[0]
-		b.ready = b.ready[1:]
-		j := l.jobs[0]
-		handle, gone := b.Handle, b.gone
-		d.mu.Unlock()
-		var err error
-		if !gone {
-			err = trigger.Guarded(d.ctx, handle, j.event)
-		}
-		if again := d.after(b, j, err, gone); again > 0 {
-			// The lane waits, the worker goes on with others.
-			time.AfterFunc(again, func() {
-				d.mu.Lock()
-				defer d.mu.Unlock()
-				d.makeReady(b, l)
-			})
-			d.mu.Lock()
-			continue
-		}
-		if j.done != nil && d.ctx.Err() == nil {
-			j.done()
-		}
-		d.mu.Lock()
-		d.leave(b, j)
-		l.jobs = l.jobs[1:]
-		if len(l.jobs) == 0 {
-			delete(b.lanes, l.topic)
-		} else {
-			b.ready = append(b.ready, l)
-		}
-	}
-	b.workers--
-	if d.workers--; d.stopped && d.workers == 0 {
-		close(d.idle)
-	}
-}
-
-// after counts the outcome of j, and says after which time it is to be tried again; 0: never.
-func (d *dispatcher) after(b *binding, j *job, err error, gone bool) time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch reason := trigger.ReasonOf(err); {
-	case gone || (b.gone && reason == trigger.Closed):
-		d.counters.Dropped++
-		return 0
-	case err == nil:
-		d.counters.Handled++
-		return 0
-	case reason == trigger.Closed || reason == trigger.Busy:
-		// It was not tried: an upgrade is under way, or too much waits.
-		return d.delay(1)
-	case reason == trigger.Unavailable && j.event.MQTT.QoS > 0:
-		// A full disk is not the message's fault: acknowledging it would lose it. The queue's bound holds its publisher back.
-		j.waits++
-		d.counters.Retried++
-		return d.delay(j.waits)
-	default:
-		j.attempts++
-		if j.event.MQTT.QoS > 0 && j.attempts < maxAttempts && reason != trigger.TooLarge && d.ctx.Err() == nil {
-			d.counters.Retried++
-			return d.delay(j.attempts)
-		}
-	}
-	d.counters.Failed++
-	d.giveUp(b, j, err)
-	return 0
-}
-
-// giveUp says that j will not be tried again. A Failure is in the log already, with its cause.
-func (d *dispatcher) giveUp(b *binding, j *job, err error) {
-	line := d.log.With("trigger", b.ID, "topic", j.event.MQTT.Topic, "attempts", j.attempts)
-	if f := (*trigger.Failure)(nil); errors.As(err, &f) {
-		line.Info("give up on message", "event", f.Event)
-		return
-	}
-	line.Error("give up on message", "error", err)
-}
-
 // stop takes no more, waits for the events that are being handled, and cancels them when the drain time is over. What
-// waits stays without acknowledgement, and its publisher or broker sends it again. Later calls give the first one's result.
+// waits in memory alone stays without acknowledgement, and its publisher or broker sends it again. Later calls give the first
+// one's result.
 func (d *dispatcher) stop() error { return d.stopOnce() }
 
 func (d *dispatcher) drain() error {

@@ -11,14 +11,32 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 
+	"dunlin.dev/dunlin/agent/internal/inbox"
+	"dunlin.dev/dunlin/agent/internal/store/storetest"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
+
+// newBox opens an inbox in a directory of the test's own.
+func newBox(t testing.TB, l inbox.Limits) *inbox.Box {
+	t.Helper()
+	b, err := inbox.Open(storetest.Open(t), l, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
 
 var quiet = slog.New(slog.DiscardHandler)
 
 func startBroker(t testing.TB, l Limits, subs ...Subscription) *Broker {
 	t.Helper()
-	b := NewBroker(BrokerConfig{Address: "127.0.0.1:0", Limits: l}, quiet)
+	return startBrokerWith(t, newBox(t, inbox.Limits{}), l, subs...)
+}
+
+func startBrokerWith(t testing.TB, box *inbox.Box, l Limits, subs ...Subscription) *Broker {
+	t.Helper()
+	b := NewBroker(BrokerConfig{Address: "127.0.0.1:0", Inbox: box, Limits: l}, quiet)
 	if err := b.Set(subs); err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func (h *hook) ID() string { return "dunlin" }
 
 func (h *hook) Provides(b byte) bool {
 	switch b {
-	case mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnSessionEstablished, mochi.OnPublish, mochi.OnWillSent, mochi.OnDisconnect:
+	case mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnSessionEstablished, mochi.OnPacketRead, mochi.OnPublish, mochi.OnWillSent, mochi.OnDisconnect:
 		return true
 	}
 	return false
@@ -31,10 +31,21 @@ func (h *hook) OnConnectAuthenticate(*mochi.Client, packets.Packet) bool { retur
 
 func (h *hook) OnACLCheck(*mochi.Client, string, bool) bool { return true }
 
-func (h *hook) OnSessionEstablished(cl *mochi.Client, _ packets.Packet) {
+func (h *hook) OnSessionEstablished(cl *mochi.Client, pk packets.Packet) {
+	if pk.Connect.Clean {
+		h.broker.forget(cl.ID)
+	}
 	if cl.Properties.Props.SessionExpiryInterval > 0 || cl.Properties.Will.WillDelayInterval > 0 {
 		h.housekeep()
 	}
+}
+
+// OnPacketRead runs on the connection of the client. An error closes it, and the client goes on with the exchange in the next.
+func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
+	if pk.FixedHeader.Type == packets.Pubrel && !cl.Net.Inline {
+		return pk, h.broker.release(cl.ID, pk.PacketID)
+	}
+	return pk, nil
 }
 
 // OnPublish runs on the connection of the client, so only that one waits where there is no room.
@@ -51,7 +62,7 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 
 // OnWillSent: a will passes by OnPublish.
 func (h *hook) OnWillSent(_ *mochi.Client, pk packets.Packet) {
-	if h.broker.queue.offer(messageOf(pk), "", nil) != nil {
+	if h.broker.queue.offer(offered{message: messageOf(pk)}) != nil {
 		h.broker.log.Warn("drop last will: no room", "topic", pk.TopicName)
 	}
 }

@@ -21,10 +21,12 @@ import (
 
 // Subscription is one binding. An event's QoS is the lower one of the message's and the subscription's, as in MQTT.
 type Subscription struct {
-	ID     string
-	Filter string // MQTT 3.1.1 topic filter
-	QoS    byte
-	Handle trigger.Handler
+	ID        string
+	Filter    string // MQTT 3.1.1 topic filter
+	QoS       byte
+	MessageID wire.MessageID // where repeats of QoS 1 and 2 are told by
+	Unordered bool           // messages of one topic are handled beside each other
+	Handle    trigger.Handler
 }
 
 // Message to publish.
@@ -33,6 +35,7 @@ type Message struct {
 	Payload []byte
 	QoS     byte
 	Retain  bool
+	Outbox  uint64 // its id in the board's outbox; 0: it is not from there
 }
 
 // check that m can be sent.
@@ -48,17 +51,18 @@ func (m Message) check() error {
 
 // Counters of events since the source was made.
 type Counters struct {
-	Handled uint64 // acknowledged with their effects
-	Failed  uint64 // given up: QoS 0 after one attempt, else after maxAttempts
-	Retried uint64 // attempts that are followed by another
-	Dropped uint64 // not tried: the queue was full, or the subscription is gone
+	Handled  uint64 // acknowledged with their effects
+	Failed   uint64 // given up: QoS 0 after one attempt, else after maxAttempts
+	Repeated uint64 // came again after they had taken effect
+	Retried  uint64 // attempts that are followed by another
+	Dropped  uint64 // not tried: the queue was full, or the subscription is gone
 }
 
 // Limits of the queue between a broker and its handlers. Zero fields mean the defaults.
 type Limits struct {
 	QueueMessages int           // waiting for one subscription; 0: 1024
 	QueueBytes    int           // payloads waiting, all subscriptions together; 0: 8 MiB
-	Workers       int           // topics of one subscription handled at once; 0: 4
+	Workers       int           // topics of one subscription handled at once, those included whose effects are being written; 0: 64
 	MaxPacket     int           // bytes of one MQTT packet; 0: 1 MiB
 	Drain         time.Duration // how long Run waits for events in flight before it cancels them; 0: 10 s
 }
@@ -66,10 +70,14 @@ type Limits struct {
 func (l Limits) complete() Limits {
 	l.QueueMessages = cmp.Or(l.QueueMessages, 1024)
 	l.QueueBytes = cmp.Or(l.QueueBytes, 8<<20)
-	l.Workers = cmp.Or(l.Workers, 4)
+	l.Workers = cmp.Or(l.Workers, 64)
 	l.MaxPacket = cmp.Or(l.MaxPacket, 1<<20)
 	l.Drain = cmp.Or(l.Drain, 10*time.Second)
 	return l
 }
 
-const maxAttempts = 4 // the first, and three more
+const (
+	maxAttempts = 4                      // the first, and three more
+	acceptAfter = 250 * time.Millisecond // a message whose effects take longer is acknowledged from the inbox
+	maxLoad     = 128                    // events read from the inbox at once
+)

@@ -1,0 +1,85 @@
+package inbox
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"dunlin.dev/dunlin/agent/internal/store"
+	"dunlin.dev/dunlin/agent/internal/trigger"
+)
+
+// receiptArea: "receipt/<session, hashed>/<packet id, 4 hex digits>"; the value is the session's name.
+const receiptArea = "receipt/"
+
+func receipts(session string) string {
+	h := sha256.Sum256([]byte(session))
+	return receiptArea + hex.EncodeToString(h[:16]) + "/"
+}
+
+// Receipt is the row that tells a message of QoS 2 from its repeats, over a power cut, until its sender has let go of the
+// packet id (MQTT 3.1.1, 4.3.3). It is written with what makes the message durable.
+func Receipt(session string, packet uint16) trigger.Row {
+	return trigger.Row{Key: fmt.Sprintf("%s%04x", receipts(session), packet), Value: []byte(session)}
+}
+
+// Receipts that are kept, by session.
+func (b *Box) Receipts() (map[string][]uint16, error) {
+	all := map[string][]uint16{}
+	for after := ""; ; {
+		rows, err := b.store.Scan(receiptArea, after, scanBatch)
+		if err != nil {
+			return nil, fmt.Errorf("read receipts: %w", err)
+		}
+		for _, r := range rows {
+			after = r.Key
+			id, err := strconv.ParseUint(r.Key[strings.LastIndexByte(r.Key, '/')+1:], 16, 16)
+			if err != nil {
+				b.log.Error("a receipt can't be read", "record", r.Key)
+				continue
+			}
+			all[string(r.Value)] = append(all[string(r.Value)], uint16(id))
+		}
+		if len(rows) < scanBatch {
+			return all, nil
+		}
+	}
+}
+
+// Release packet ids; durable when it returns.
+func (b *Box) Release(session string, packets ...uint16) error {
+	rows := map[string][]byte{}
+	for _, p := range packets {
+		rows[Receipt(session, p).Key] = nil
+	}
+	if err := b.store.Put(rows); err != nil {
+		return fmt.Errorf("release packet ids: %w", err)
+	}
+	return nil
+}
+
+// Forget a session that has ended: its packet ids say nothing any more.
+func (b *Box) Forget(session string) error {
+	for {
+		rows, err := b.store.Scan(receipts(session), "", scanBatch)
+		if err == nil && len(rows) > 0 {
+			err = b.store.Put(deletions(rows))
+		}
+		if err != nil {
+			return fmt.Errorf("forget session: %w", err)
+		}
+		if len(rows) < scanBatch {
+			return nil
+		}
+	}
+}
+
+func deletions(rows []store.Record) map[string][]byte {
+	m := map[string][]byte{}
+	for _, r := range rows {
+		m[r.Key] = nil
+	}
+	return m
+}
