@@ -118,6 +118,7 @@ all() {
 	cargo_build hostile "$1/hostile/hostile.wasm"
 	cargo_build photos "$1/photos/photos.wasm"
 	cargo_build spin "$1/spin/spin.wasm"
+	cargo_build ledger "$1/ledger/ledger.wasm"
 	mkdir -p "$1/vectors"
 	for wat in "$here"/vectors/*.wat; do
 		node "$dir/node_modules/.bin/jco" parse "$wat" -o "$1/vectors/$(basename "$wat" .wat).wasm"

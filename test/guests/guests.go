@@ -55,6 +55,13 @@ var Photos []byte
 //go:embed spin/spin.wasm
 var Spin []byte
 
+// Ledger sums readings: a message's number (text, or the member "n" of JSON) is added to "sum" and one to "count", and "n count
+// sum" published on "ledger/<topic>". A multiple of 97 fails after that. What comes on "ledger/..." is
+// entered under "audit-count" and "audit-sum" alone. HTTP answers all four.
+//
+//go:embed ledger/ledger.wasm
+var Ledger []byte
+
 // Smallest is a command of 186 bytes that imports nothing and succeeds.
 //
 //go:embed vectors/smallest.wasm

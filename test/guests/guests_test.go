@@ -19,6 +19,7 @@ func committed() map[string][]byte {
 		"hostile/hostile.wasm":        Hostile,
 		"photos/photos.wasm":          Photos,
 		"spin/spin.wasm":              Spin,
+		"ledger/ledger.wasm":          Ledger,
 		"vectors/smallest.wasm":       Smallest,
 		"vectors/unknown-import.wasm": UnknownImport,
 		"vectors/no-handler.wasm":     NoHandler,
