@@ -85,15 +85,10 @@ func runSend(ctx context.Context, env *Env, control string, args []string) error
 	if err != nil {
 		return err
 	}
-	if s.state == "" {
-		app := application{file: s.file}
-		if err := app.find(); err != nil {
-			return err
-		}
-		s.state = stateBeside(app.file)
+	c, err := controlClient(s.file, s.state, control)
+	if err != nil {
+		return err
 	}
-	c := &http.Client{Transport: &http.Transport{DialContext: dialControl(filepath.Join(s.state, control))},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	defer c.CloseIdleConnections()
 	kind, arg, last := "", "", ""
 	for i, to := range []*string{&kind, &arg, &last} {
@@ -113,6 +108,19 @@ func runSend(ctx context.Context, env *Env, control string, args []string) error
 		return s.fire(ctx, env, c, "timer?"+url.Values{"id": {arg}}.Encode(), "")
 	}
 	return Hint(Usage("send what?"), "say http [METHOD] PATH, mqtt TOPIC [PAYLOAD] or timer [ID]")
+}
+
+// controlClient talks to the agent whose state folder is state, or that of what runs from the manifest file.
+func controlClient(file, state, control string) (*http.Client, error) {
+	if state == "" {
+		app := application{file: file}
+		if err := app.find(); err != nil {
+			return nil, err
+		}
+		state = stateBeside(app.file)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dialControl(filepath.Join(state, control))},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
 
 // dialControl connects to an agent's socket, through its directory: a socket's path has 107 bytes at most.
