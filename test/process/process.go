@@ -146,6 +146,15 @@ func (p *Process) Stop() {
 	}
 }
 
+// Kill ends the process as a power cut would, and waits for its end.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
+
+// Ended is closed when the process has ended.
+func (p *Process) Ended() <-chan struct{} { return p.done }
+
 // Usage of memory in bytes.
 type Usage struct{ PSS, Anonymous, File int64 }
 

@@ -1,0 +1,185 @@
+// crash proves that an accepted reading takes effect once, over an agent that is killed again and again: `make crash`.
+//
+// Sensors publish numbered readings, of QoS 2 and of QoS 1 with an id, as fast as they are acknowledged, and send again what was
+// not, as MQTT has it. A handler sums them, and publishes each entry on the board's bus; another trigger sums those. The agent is
+// killed (SIGKILL) after a random number of acknowledgements, or at a named point of its code (agent/internal/crash). At the
+// end, when nothing waits any more, the sums, the counts and the dead letters must be exactly those of what the sensors have an
+// acknowledgement for.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"dunlin.dev/dunlin/test/guests"
+)
+
+func main() {
+	cycles := flag.Int("cycles", 1000, "how often the agent is killed")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of all that is random")
+	bin := flag.String("bin", "", "a dunlin that was built with -tags crash (default: it is built first)")
+	keep := flag.Bool("keep", false, "leave the agent's folder and log behind")
+	flag.Parse()
+	if err := run(*bin, *cycles, *seed, *keep); err != nil {
+		fmt.Fprintf(os.Stderr, "crash: %v (seed %d)\n", err, *seed)
+		os.Exit(1)
+	}
+}
+
+func run(bin string, cycles int, seed uint64, keep bool) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	dir, err := os.MkdirTemp("", "dunlin-crash-")
+	if err != nil {
+		return err
+	}
+	if err := prove(ctx, dir, bin, cycles, seed, os.Stdout); err != nil {
+		return fmt.Errorf("%w; the agent's folder and log are in %s", err, dir)
+	}
+	if keep {
+		return nil
+	}
+	return os.RemoveAll(dir)
+}
+
+// points of the agent's code where it may be killed; "" is anywhere.
+var points = []string{"", "accept", "accepted", "handled", "commit", "committed", "acknowledge", "released", "delivered", "bury", "activated"}
+
+const manifest = `dunlin_manifest_version = 1
+[application]
+name = "proof"
+version = "1.0.0"
+[[trigger.http]]
+route = "/..."
+component = "ledger"
+[[trigger.mqtt]]
+topic = "in/+"
+qos = 2
+component = "ledger"
+[[trigger.mqtt]] # readings for two triggers go through the inbox
+topic = "in/1"
+qos = 2
+component = "ledger"
+[[trigger.mqtt]]
+topic = "id/+"
+qos = 1
+message_id = "json:/id"
+component = "ledger"
+[[trigger.mqtt]]
+topic = "ledger/+/+"
+qos = 1
+component = "ledger"
+[component.ledger]
+source = "ledger.wasm"
+key_value_stores = ["default"]
+publish = ["ledger/#"]
+`
+
+// prove runs the cycles in dir, and says at the end what came of them.
+func prove(ctx context.Context, dir, bin string, cycles int, seed uint64, out io.Writer) error {
+	fmt.Fprintf(out, "seed %d\n", seed)
+	if bin == "" {
+		bin = filepath.Join(dir, "dunlin")
+		build := exec.CommandContext(ctx, "go", "build", "-tags", "crash", "-o", bin, "dunlin.dev/dunlin/fleet/cmd/dunlin")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			return fmt.Errorf("build dunlin: %w", err)
+		}
+	}
+	err := errors.Join(os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(manifest), 0o600), os.WriteFile(filepath.Join(dir, "ledger.wasm"), guests.Ledger, 0o600))
+	if err != nil {
+		return err
+	}
+	random := rand.New(rand.NewPCG(seed, 0))
+	b, err := newBoard(dir, bin)
+	if err != nil {
+		return err
+	}
+	defer b.stop()
+	if err := b.start(ctx, ""); err != nil { // compiled once, unhurt
+		return err
+	}
+	sensors := startSensors(ctx, b.mqtt)
+	killed := map[string]int{}
+	for cycle := range cycles {
+		point := points[random.IntN(len(points))]
+		acks, nth := random.IntN(100), 1+random.IntN(5)
+		if point == "activated" || point == "bury" { // these are rare
+			nth = 1
+		}
+		b.kill()
+		if err := b.start(ctx, fmt.Sprintf("%s:%d", point, nth)); err != nil && !errors.Is(err, errKilled) {
+			return fmt.Errorf("cycle %d, killed at %q: %w", cycle, point, err)
+		}
+		if b.untilKilled(ctx, sensors, acks, point) {
+			killed[point]++
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if cycle%100 == 99 {
+			fmt.Fprintf(out, "%d cycles, %d readings acknowledged\n", cycle+1, sensors.acknowledged())
+		}
+	}
+	b.kill()
+	if err := b.start(ctx, ""); err != nil {
+		return err
+	}
+	want, err := sensors.finish(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := b.settled(ctx)
+	if err != nil {
+		return err
+	}
+	var at []string
+	for _, p := range points[1:] {
+		at = append(at, fmt.Sprintf("%s %d", p, killed[p]))
+	}
+	fmt.Fprintf(out, "killed at named points: %s\n", strings.Join(at, ", "))
+	if err := want.compare(got); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d readings were handled, %d failed and are dead letters\n%d cycles: 0 lost, 0 doubled\n", want.count, len(want.dead), cycles)
+	return nil
+}
+
+// books are what the sensors expect, or what the board has.
+type books struct {
+	count, sum           uint64
+	auditCount, auditSum uint64
+	dead                 map[uint64]int // readings that fail: how many triggers gave each up
+}
+
+func (want books) compare(got books) error {
+	var errs []error
+	if got.count != want.count || got.sum != want.sum {
+		errs = append(errs, fmt.Errorf("the handler has %d readings with the sum %d, want %d with %d", got.count, got.sum, want.count, want.sum))
+	}
+	if got.auditCount != want.count || got.auditSum != want.sum {
+		errs = append(errs, fmt.Errorf("of its entries %d arrived with the sum %d, want %d with %d", got.auditCount, got.auditSum, want.count, want.sum))
+	}
+	for n, times := range want.dead {
+		if got.dead[n] != times {
+			errs = append(errs, fmt.Errorf("reading %d, which fails, is %d times among the dead letters, want %d", n, got.dead[n], times))
+		}
+	}
+	for n := range got.dead {
+		if want.dead[n] == 0 {
+			errs = append(errs, fmt.Errorf("reading %d is among the dead letters", n))
+		}
+	}
+	return errors.Join(errs...)
+}
