@@ -91,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		routes, broker := a.Addresses()
 		return routes, []string{broker}
 	})
-	a.timers = timertrigger.New(timertrigger.Config{Trusted: clockSynchronised, Drain: drainTime}, log.With("source", "timer"))
+	a.timers = timertrigger.New(timertrigger.Config{Trusted: func() bool { return a.clock() == wire.ClockSynced }, Memory: a.store, Drain: drainTime}, log.With("source", "timer"))
 	if cfg.Fleet == nil {
 		return a, nil
 	}

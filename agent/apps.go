@@ -341,7 +341,7 @@ func (a *Agent) bind() error {
 		}
 		for _, t := range d.manifest.Triggers.Timer {
 			timers = append(timers, timertrigger.Timer{ID: id(t.ID), Every: time.Duration(t.Every), Cron: t.Cron, Timezone: t.Timezone,
-				Missed: timertrigger.Missed(t.Missed), Overlap: timertrigger.Overlap(t.Overlap), Handle: d.runners[t.Component].Handle})
+				Missed: timertrigger.Missed(t.Missed), Overlap: timertrigger.Overlap(t.Overlap), Jitter: time.Duration(t.Jitter), Handle: d.runners[t.Component].Handle})
 		}
 	}
 	return errors.Join(a.http.Set(routes), a.bus.Set(subs), a.timers.Set(timers))

@@ -191,6 +191,7 @@ func (r *triggers) timer(list []*table) {
 		}
 		c.Missed = wire.Missed(t.choice("missed", string(wire.MissedSkip), string(wire.MissedOnce), string(wire.MissedAll)))
 		c.Overlap = wire.Overlap(t.choice("overlap", string(wire.OverlapSkip), string(wire.OverlapQueue)))
+		c.Jitter = wire.Duration(t.duration(t.find("jitter"), 0, c.MaxJitter(), 0))
 		t.rest()
 		r.m.Triggers.Timer = append(r.m.Triggers.Timer, c)
 	}

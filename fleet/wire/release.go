@@ -121,6 +121,7 @@ type TimerTrigger struct {
 	Timezone  string   `json:"timezone,omitempty"` // IANA name; set with Cron: "UTC" by default
 	Missed    Missed   `json:"missed"`
 	Overlap   Overlap  `json:"overlap"`
+	Jitter    Duration `json:"jitter,omitempty"` // each tick comes by up to this much later, at random
 	Component string   `json:"component"`
 }
 
@@ -345,6 +346,14 @@ func (m *Release) checkTriggers() error {
 	return nil
 }
 
+// MaxJitter of a timer: an hour, and half of its interval, so that a tick is handled before the next is due.
+func (t TimerTrigger) MaxJitter() time.Duration {
+	if t.Every != 0 {
+		return min(time.Hour, time.Duration(t.Every)/2)
+	}
+	return time.Hour
+}
+
 func (t TimerTrigger) check() error {
 	if (t.Every == 0) == (t.Cron == "") || (t.Cron == "") != (t.Timezone == "") {
 		return fmt.Errorf("trigger %s: want every, or cron and timezone", t.ID)
@@ -359,6 +368,9 @@ func (t TimerTrigger) check() error {
 	}
 	if !oneOf(t.Missed, MissedSkip, MissedOnce, MissedAll) || !oneOf(t.Overlap, OverlapSkip, OverlapQueue) {
 		return fmt.Errorf("trigger %s: missed %q and overlap %q", t.ID, t.Missed, t.Overlap)
+	}
+	if jitter, most := time.Duration(t.Jitter), t.MaxJitter(); jitter < 0 || jitter > most {
+		return fmt.Errorf("trigger %s: jitter of %s, want at most %s", t.ID, jitter, most)
 	}
 	return nil
 }

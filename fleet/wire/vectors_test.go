@@ -124,7 +124,7 @@ func sampleRelease() Release {
 		Triggers: Triggers{
 			HTTP:  []HTTPTrigger{{ID: "climate.http", Route: "/climate/...", Component: "climate"}},
 			MQTT:  []MQTTTrigger{{ID: "climate.mqtt", Topic: "tele/+/SENSOR", QoS: 1, MessageID: "json:/id", Unordered: true, Component: "climate"}},
-			Timer: []TimerTrigger{{ID: "climate.timer", Every: Duration(30 * time.Second), Missed: MissedSkip, Overlap: OverlapSkip, Component: "climate"}, {ID: "morning", Cron: "0 6 * * *", Timezone: "Europe/Berlin", Missed: MissedOnce, Overlap: OverlapQueue, Component: "climate"}},
+			Timer: []TimerTrigger{{ID: "climate.timer", Every: Duration(30 * time.Second), Missed: MissedSkip, Overlap: OverlapSkip, Component: "climate"}, {ID: "morning", Cron: "0 6 * * *", Timezone: "Europe/Berlin", Missed: MissedOnce, Overlap: OverlapQueue, Jitter: Duration(time.Minute), Component: "climate"}},
 		}}
 }
 

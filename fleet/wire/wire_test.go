@@ -315,15 +315,43 @@ func TestRoutesThatMatchTheSameAreTheSame(t *testing.T) {
 }
 
 func TestCronFollowsItsTimeZoneOverTheClockChange(t *testing.T) {
-	s, err := ParseCron("0 6 * * *", "Europe/Berlin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := time.Date(2026, 3, 28, 0, 0, 0, 0, time.UTC)
-	for _, want := range []string{"2026-03-28T05:00:00Z", "2026-03-29T04:00:00Z", "2026-03-30T04:00:00Z"} {
-		at = s.Next(at)
-		if got := at.UTC().Format(time.RFC3339); got != want {
-			t.Errorf("got %s, want %s", got, want)
+	for _, c := range []struct {
+		line, zone, from string
+		want             []string // in the zone's own time
+	}{
+		{"0 6 * * *", "Europe/Berlin", "2026-03-28T00:00:00Z", []string{"28 06:00 +0100", "29 06:00 +0200", "30 06:00 +0200"}},
+		// 02:00 to 03:00 does not exist: at the moment of the change, once.
+		{"30 2 * * *", "Europe/Berlin", "2026-03-28T00:00:00Z", []string{"28 02:30 +0100", "29 03:00 +0200", "30 02:30 +0200"}},
+		{"10,30 2 * * *", "Europe/Berlin", "2026-03-28T02:00:00Z", []string{"29 03:00 +0200", "30 02:10 +0200"}},
+		{"15 2 * * *", "Australia/Lord_Howe", "2026-10-02T15:00:00Z", []string{"03 02:15 +1030", "04 02:30 +1100", "05 02:15 +1100"}},
+		{"0 0 * * *", "America/Sao_Paulo", "2018-11-03T00:00:00Z", []string{"03 00:00 -0300", "04 01:00 -0200", "05 00:00 -0200"}},
+		// A day that does not exist.
+		{"0 12 * * *", "Pacific/Apia", "2011-12-29T00:00:00Z", []string{"29 12:00 -1000", "31 00:00 +1400", "31 12:00 +1400"}},
+		// 02:00 to 03:00 comes twice: fixed hours once, others in real time.
+		{"30 2 * * *", "Europe/Berlin", "2026-10-24T00:00:00Z", []string{"24 02:30 +0200", "25 02:30 +0200", "26 02:30 +0100"}},
+		{"45 1 * * *", "Australia/Lord_Howe", "2026-04-04T00:00:00Z", []string{"05 01:45 +1100", "06 01:45 +1030"}},
+		{"*/30 * * * *", "Europe/Berlin", "2026-10-24T23:40:00Z", []string{"25 02:00 +0200", "25 02:30 +0200", "25 02:00 +0100", "25 02:30 +0100", "25 03:00 +0100"}},
+		{"*/30 * * * *", "Europe/Berlin", "2026-03-29T00:20:00Z", []string{"29 01:30 +0100", "29 03:00 +0200", "29 03:30 +0200"}},
+		// Asked from within the second hour.
+		{"30 2 * * *", "Europe/Berlin", "2026-10-25T01:10:00Z", []string{"26 02:30 +0100"}},
+	} {
+		s, err := ParseCron(c.line, c.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zone, err := time.LoadLocation(c.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := time.Parse(time.RFC3339, c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.want {
+			at = s.Next(at)
+			if got := at.In(zone).Format("02 15:04 -0700"); got != want {
+				t.Errorf("%s in %s: got %s, want %s", c.line, c.zone, got, want)
+			}
 		}
 	}
 	seconds, err := ParseCron("*/10 * * * * *", "UTC")

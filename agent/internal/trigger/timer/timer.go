@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type Timer struct {
 	Timezone string        // IANA name; "" is UTC
 	Missed   Missed
 	Overlap  Overlap
+	Jitter   time.Duration // each tick is handed over by up to this much later, at random; its scheduled time stays
 	Handle   trigger.Handler
 }
 
@@ -48,6 +50,7 @@ type Config struct {
 	Wall    func() time.Time     // the wall clock; nil: time.Now
 	Elapsed func() time.Duration // since any fixed point, suspended time included; nil: CLOCK_BOOTTIME
 	Trusted func() bool          // whether Wall can be believed; nil: always
+	Memory  Memory               // for Missed over restarts; nil: none
 	Drain   time.Duration        // how long Run waits for ticks in flight before it cancels them; 0: 10 s
 }
 
@@ -70,6 +73,7 @@ type Source struct {
 type running struct {
 	source *Source
 	sched  schedule
+	memory memory
 	stop   context.CancelFunc // of its loop
 	ended  chan struct{}      // closed when gone
 
@@ -125,6 +129,7 @@ func (s *Source) Set(timers []Timer) error {
 	for id, r := range s.timers {
 		if !seen[id] {
 			r.end()
+			r.memory.forget()
 			delete(s.timers, id)
 		}
 	}
@@ -135,7 +140,7 @@ func (s *Source) Set(timers []Timer) error {
 			}
 			r.end()
 		}
-		r := &running{source: s, sched: scheds[i], ended: make(chan struct{}), timer: t}
+		r := &running{source: s, sched: scheds[i], memory: s.memoryOf(t), ended: make(chan struct{}), timer: t}
 		s.timers[t.ID] = r
 		if s.started != nil {
 			r.start(s.started)
@@ -206,7 +211,7 @@ func (r *running) update(t Timer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.timer
-	same := old.Every == t.Every && old.Cron == t.Cron && old.Timezone == t.Timezone && old.Missed == t.Missed && old.Overlap == t.Overlap
+	same := old.Every == t.Every && old.Cron == t.Cron && old.Timezone == t.Timezone && old.Missed == t.Missed && old.Overlap == t.Overlap && old.Jitter == t.Jitter
 	if same {
 		r.timer = t
 	}
@@ -219,7 +224,13 @@ func (r *running) start(ctx context.Context) {
 		i.anchor = time.Now() // it may have been set long before Run
 		r.sched = i
 	}
-	go r.loop(ctx)
+	now := r.source.read()
+	gap := r.gap(now)
+	if i, ok := r.sched.(interval); ok {
+		i.anchor = i.anchor.Add(-gap.age(r.source.cfg.Trusted()))
+		r.sched = i
+	}
+	go r.loop(ctx, now, gap)
 }
 
 // end the loop; the tick that is being handled goes on, those that wait are dropped.
@@ -236,11 +247,10 @@ func (r *running) end() {
 }
 
 // loop sleeps until the next firing, and fires.
-func (r *running) loop(ctx context.Context) {
-	_, byMonotonic := r.sched.(interval)
-	before := r.source.read()
+func (r *running) loop(ctx context.Context, before reading, gap gap) {
 	last := before.wall
-	if i, ok := r.sched.(interval); ok {
+	i, byMonotonic := r.sched.(interval)
+	if byMonotonic {
 		last = i.anchor
 	}
 	for {
@@ -249,6 +259,9 @@ func (r *running) loop(ctx context.Context) {
 			reading := r.source.read()
 			last = afterStep(last, before, reading)
 			before, now = reading, reading.wall
+			if from, to, ok := gap.close(reading, r.source.cfg.Trusted()); ok {
+				r.fire(from, to)
+			}
 		}
 		r.fire(last, now)
 		if now.After(last) {
@@ -293,14 +306,16 @@ func (r *running) fire(last, now time.Time) {
 		}
 		return
 	}
-	wall := r.source.cfg.Wall()
+	_, byMonotonic := r.sched.(interval)
 	for _, f := range fire {
 		if len(r.waiting) == maxCatchUp {
 			f.missed = add(f.missed, 1+int(r.waiting[0].Missed))
 			r.waiting = r.waiting[1:]
 		}
-		// By how late it is, so that an interval's scheduled time is right on a clock that was set meanwhile.
-		r.waiting = append(r.waiting, &trigger.Tick{Scheduled: wall.Add(-now.Sub(f.scheduled)).In(f.scheduled.Location()), Missed: f.missed})
+		if byMonotonic { // by how late it is, so that it is right on a clock that was set meanwhile
+			f.scheduled = r.source.cfg.Wall().Add(-now.Sub(f.scheduled)).In(f.scheduled.Location())
+		}
+		r.waiting = append(r.waiting, &trigger.Tick{Scheduled: f.scheduled, Missed: f.missed})
 	}
 	if !r.busy {
 		r.busy = true
@@ -321,7 +336,14 @@ func (r *running) handle() {
 		}
 		tick := r.waiting[0]
 		r.waiting = r.waiting[1:]
+		jitter := r.timer.Jitter
 		r.mu.Unlock()
+		if jitter > 0 {
+			select {
+			case <-r.ended:
+			case <-time.After(rand.N(jitter)):
+			}
+		}
 		r.take(tick)
 	}
 }
@@ -338,7 +360,7 @@ func (r *running) take(tick *trigger.Tick) {
 			return
 		}
 		tick.Actual, tick.ClockTrusted = r.source.cfg.Wall(), r.source.cfg.Trusted()
-		err := trigger.Guarded(ctx, t.Handle, &trigger.Event{Kind: trigger.KindTimer, Trigger: t.ID, At: time.Now(), Timer: tick})
+		err := trigger.Guarded(ctx, t.Handle, &trigger.Event{Kind: trigger.KindTimer, Trigger: t.ID, At: time.Now(), Timer: tick, Ends: r.memory.ends(tick)})
 		pause := trigger.RetryDelay(1)
 		switch trigger.ReasonOf(err) {
 		case trigger.Closed, trigger.Busy:
@@ -349,6 +371,9 @@ func (r *running) take(tick *trigger.Tick) {
 		default:
 			if f := (*trigger.Failure)(nil); err != nil && !errors.As(err, &f) { // a Failure is in the log already
 				r.source.log.Error("give up on tick", "trigger", t.ID, "scheduled", tick.Scheduled, "error", err)
+			}
+			if err != nil {
+				r.memory.note(tick)
 			}
 			return
 		}
