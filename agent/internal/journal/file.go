@@ -7,10 +7,8 @@ import (
 
 // File is what a journal needs of its file. Sync is fdatasync: the file's size never changes.
 type File interface {
-	io.ReaderAt
 	io.WriterAt
 	Sync() error
-	Close() error
 }
 
 // Journal appends frames to a file of whole sectors. Not safe for concurrent use.
@@ -39,7 +37,7 @@ func (j *Journal) Fits(n int) bool {
 func (j *Journal) Used() int { return j.next * SectorSize }
 
 // Append a frame, durable when the error is nil. After an error nobody knows what of it is on the disk: its number must not
-// be used again, and the journal must be Reset after the database says that it has everything up to that number.
+// be used again, and the journal is Shut until the database says that it has everything up to that number.
 func (j *Journal) Append(seq uint64, payload []byte) error {
 	j.buf = Encode(j.buf[:0], j.salt, j.next, seq, payload)
 	b := j.buf
@@ -49,16 +47,18 @@ func (j *Journal) Append(seq uint64, payload []byte) error {
 	off := int64(j.next) * SectorSize
 	j.next += Sectors(len(payload))
 	if _, err := j.file.WriteAt(b, off); err != nil {
+		j.Shut()
 		return fmt.Errorf("write journal: %w", err)
 	}
 	if err := j.file.Sync(); err != nil {
+		j.Shut()
 		return fmt.Errorf("sync journal: %w", err)
 	}
 	return nil
 }
 
+// Shut takes no more until the next Reset.
+func (j *Journal) Shut() { j.next = j.sectors }
+
 // Reset goes back to the start: the database holds all that was appended.
 func (j *Journal) Reset() { j.next = 0 }
-
-// Close the file.
-func (j *Journal) Close() error { return j.file.Close() }

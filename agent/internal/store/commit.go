@@ -2,32 +2,26 @@ package store
 
 import (
 	"context"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
-	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
-// A group is what one bbolt commit takes from the queue. bbolt holds it in memory twice until it is written.
+// A group is what one sync takes from the queue.
 const (
 	maxGroup      = 4096     // jobs
 	maxGroupBytes = 16 << 20 // of keys and values; one job may be larger than what is left
-	// deliveredDelay bounds how long rows of delivered messages stay when no other commit comes along to share.
-	deliveredDelay = 5 * time.Second
 )
 
-// job is one caller's share of a group. check runs before its writes, in the same bbolt transaction, after the writes of
-// the jobs before it; an error from it leaves out this job alone.
+// job is one caller's share of a group. check runs before its writes, and sees those of the jobs before it; an error from it
+// leaves out this job alone. The committer may read what check left in writes.
 type job struct {
-	check    func(*bolt.Tx) error
-	writes   map[string][]byte // by row key; nil deletes
-	messages []Message
-	taken    []uint64 // messages of the outbox that this event was made of, and that leave it with it
-	size     int
-	quota    *quota // nil: none
+	check      func(table) error
+	writes     map[string][]byte // by row key; nil deletes
+	messages   []Message
+	taken      []uint64 // messages of the outbox that this event was made of, and that leave it with it
+	size       int
+	quota      *quota // nil: none
+	durability Durability
 
 	inGroup   bool // under Store.mu, like withdrawn
 	withdrawn bool
@@ -50,6 +44,7 @@ func (s *Store) do(ctx context.Context, j *job) error {
 	for k := range j.writes {
 		s.pending[k] = append(s.pending[k], j)
 	}
+	s.hurry(j)
 	s.mu.Unlock()
 	s.signal()
 	select {
@@ -98,7 +93,7 @@ func (s *Store) finish(j *job, err error) {
 	close(j.done)
 }
 
-// latest value of a row: that of the newest job that waits to be written, else the one on the disk. Events that follow one
+// latest value of a row: that of the newest job that waits to be written, else the one in the table. Events that follow one
 // another on a key need not wait for each other's fsync that way.
 func (s *Store) latest(key []byte) ([]byte, bool, error) {
 	s.mu.Lock()
@@ -110,7 +105,7 @@ func (s *Store) latest(key []byte) ([]byte, bool, error) {
 	s.mu.Unlock()
 	var value []byte
 	var ok bool
-	err := s.view(func(tx *bolt.Tx) (err error) { value, ok, err = getRow(tx, key, MaxValue); return err })
+	err := s.read(func(t table) (err error) { value, ok, err = t.value(key, MaxValue); return err })
 	return value, ok, err
 }
 
@@ -148,232 +143,4 @@ func (s *Store) settle(ctx context.Context, t *Tx) error {
 		}
 	}
 	return nil
-}
-
-// run is the committer. One goroutine drains what waits into one bbolt transaction, again and again.
-func (s *Store) run() {
-	defer close(s.stopped)
-	delay := time.NewTimer(0)
-	if !delay.Stop() {
-		<-delay.C
-	}
-	defer delay.Stop()
-	armed := false
-	for {
-		closing, flush := false, false
-		select {
-		case <-s.wake:
-		case <-delay.C:
-			armed, flush = false, true
-		case <-s.quit:
-			closing, flush = true, true
-		}
-		for {
-			group, delivered := s.take()
-			if len(group) == 0 && (!flush || len(delivered) == 0) {
-				if len(delivered) > 0 && !armed {
-					delay.Reset(deliveredDelay)
-					armed = true
-				}
-				break
-			}
-			s.write(group, delivered)
-			flush = false
-		}
-		if closing {
-			return
-		}
-	}
-}
-
-// take the jobs of the next group off the queue, and the delivered rows to remove with them.
-func (s *Store) take() (group []*job, delivered []uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	bytes, n := 0, 0
-	for _, j := range s.queue {
-		if len(group) == maxGroup || len(group) > 0 && bytes+j.size > maxGroupBytes {
-			break
-		}
-		n++
-		if j.withdrawn {
-			close(j.done) // its caller has gone; readers that saw it wait for this
-			continue
-		}
-		j.inGroup = true
-		bytes += j.size
-		group = append(group, j)
-	}
-	s.queue = slices.Delete(s.queue, 0, n)
-	return group, slices.Sorted(maps.Keys(s.delivered))
-}
-
-// write a group in one bbolt transaction. A job whose check fails is left out. One that fails while it writes has left
-// something behind, so the others are done again without it. A failed commit fails them all.
-func (s *Store) write(group []*job, delivered []uint64) {
-	tidy := true
-	for {
-		tx, err := s.begin()
-		if err != nil {
-			for _, j := range group {
-				s.finish(j, err)
-			}
-			return
-		}
-		g := &grouping{s: s, tx: tx, outbox: s.outboxBytes.Load(), refused: map[*job]error{}, usage: usage{}}
-		if culprit, err := g.apply(group); err != nil {
-			_ = tx.Rollback()
-			s.finish(culprit, s.wrap(err))
-			group = slices.DeleteFunc(group, func(j *job) bool { return j == culprit })
-			continue
-		}
-		if tidy {
-			if err := guard(func() error { return g.tidy(delivered) }); err != nil {
-				_ = tx.Rollback()
-				s.log.Error("tidy outbox", "error", s.wrap(err)) // no job is to blame: go on without
-				tidy = false
-				continue
-			}
-		}
-		for j, err := range g.refused {
-			s.finish(j, s.wrap(err))
-		}
-		if len(g.accepted) == 0 && (len(delivered) == 0 || !tidy) {
-			_ = tx.Rollback()
-			return
-		}
-		err = s.commit(tx)
-		if err == nil {
-			s.committed(g)
-			if tidy {
-				s.forget(delivered)
-			}
-		} else if len(g.accepted) == 0 {
-			s.log.Error("remove delivered messages", "error", err)
-		}
-		for _, j := range g.accepted {
-			s.finish(j, err)
-		}
-		return
-	}
-}
-
-// committed takes over the facts of a group that is on the disk, and tells who waits for messages.
-func (s *Store) committed(g *grouping) {
-	s.outboxBytes.Store(g.outbox)
-	s.dropped.Add(g.dropped)
-	s.mu.Lock()
-	s.usage.add(g.usage)
-	s.mu.Unlock()
-	if g.last == 0 {
-		return
-	}
-	s.durable.Store(g.last)
-	select {
-	case s.notify <- struct{}{}:
-	default:
-	}
-}
-
-// grouping is one attempt at a group.
-type grouping struct {
-	s        *Store
-	tx       *bolt.Tx
-	accepted []*job
-	refused  map[*job]error
-	usage    usage  // that the accepted add
-	outbox   int64  // bytes in the outbox
-	last     uint64 // newest outbox id
-	dropped  uint64
-}
-
-func (g *grouping) apply(group []*job) (culprit *job, err error) {
-	for _, j := range group {
-		if j.check != nil {
-			if err := guard(func() error { return j.check(g.tx) }); err != nil {
-				g.refused[j] = err
-				continue
-			}
-		}
-		if err := guard(func() error { return g.accept(j) }); err != nil {
-			g.refused[j] = err
-			continue
-		}
-		if err := guard(func() error { return g.write(j) }); err != nil {
-			return j, err
-		}
-		g.accepted = append(g.accepted, j)
-	}
-	return nil, nil
-}
-
-func (g *grouping) write(j *job) error {
-	b := g.tx.Bucket(bucketData)
-	if b == nil {
-		return damaged("bucket %q is missing", bucketData)
-	}
-	for _, k := range slices.Sorted(maps.Keys(j.writes)) { // sorted: bbolt walks each leaf once
-		key, value := []byte(k), j.writes[k]
-		var err error
-		if value == nil {
-			err = b.Delete(key)
-		} else {
-			err = b.Put(key, seal(key, value))
-		}
-		if err != nil {
-			return fmt.Errorf("write row %q: %w", k, err)
-		}
-	}
-	if err := g.remove(j.taken); err != nil {
-		return err
-	}
-	for _, m := range j.messages {
-		id, err := b.NextSequence()
-		if err != nil {
-			return fmt.Errorf("number message to %q: %w", m.Topic, err)
-		}
-		key := outboxKey(id)
-		row := seal(key, encodeMessage(m))
-		if err := b.Put(key, row); err != nil {
-			return fmt.Errorf("write message to %q: %w", m.Topic, err)
-		}
-		g.outbox += int64(len(row))
-		g.last = id
-	}
-	return nil
-}
-
-func (g *grouping) remove(delivered []uint64) error {
-	b := g.tx.Bucket(bucketData)
-	for _, id := range delivered {
-		key := outboxKey(id)
-		g.outbox -= int64(len(b.Get(key)))
-		if err := b.Delete(key); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// tidy removes delivered messages, and drops the oldest while the outbox is over its limit.
-func (g *grouping) tidy(delivered []uint64) error {
-	if err := g.remove(delivered); err != nil {
-		return err
-	}
-	if g.outbox <= g.s.outboxLimit {
-		return nil
-	}
-	var drop []uint64
-	left := g.outbox
-	err := scan(g.tx, []byte{kindOutbox}, nil, func(k, row []byte) (bool, error) {
-		id, err := outboxID(k)
-		drop = append(drop, id)
-		left -= int64(len(row))
-		return left > g.s.outboxLimit, err
-	})
-	if err != nil {
-		return err
-	}
-	g.dropped += uint64(len(drop))
-	return g.remove(drop)
 }

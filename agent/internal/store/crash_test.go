@@ -24,6 +24,7 @@ func victim(dir string) {
 			os.Exit(1)
 		}
 	}
+	journalSize = 64 << 10
 	s, err := Open(dir, quiet, time.Now)
 	fail(err)
 	if os.Getenv("STORE_TEST_HOLD") != "" {
@@ -91,6 +92,7 @@ func victimBlock(i int) []byte {
 }
 
 func TestEveryAcknowledgedCommitSurvivesAKill(t *testing.T) {
+	smallJournal(t)
 	r := seed(t)
 	dir := t.TempDir()
 	counts, blocks, blob := map[int]int{}, -1, 0
@@ -210,6 +212,7 @@ func runVictim(t *testing.T, dir string, acks int, delay time.Duration) (lines [
 }
 
 func TestASecondProcessIsToldWhoHoldsTheStore(t *testing.T) {
+	smallJournal(t)
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "STORE_TEST_VICTIM="+dir, "STORE_TEST_HOLD=1")

@@ -19,6 +19,7 @@ import (
 type content struct {
 	path    string
 	raw     []byte
+	journal []byte
 	used    int // pages; behind them is only room to grow
 	records map[string]string
 	values  map[string]string
@@ -30,6 +31,7 @@ type content struct {
 
 func fill(t *testing.T, r *rand.Rand) *content {
 	t.Helper()
+	smallJournal(t)
 	dir := t.TempDir()
 	s := open(t, dir)
 	c := &content{path: storePath(dir), records: map[string]string{}, values: map[string]string{}, blobs: map[string][]byte{}}
@@ -74,6 +76,8 @@ func fill(t *testing.T, r *rand.Rand) *content {
 	must(t, s.Close())
 	var err error
 	c.raw, err = os.ReadFile(c.path)
+	must(t, err)
+	c.journal, err = os.ReadFile(journalPath(c.path))
 	must(t, err)
 	m, _, err := readMetas(bytes.NewReader(c.raw), int64(len(c.raw)))
 	must(t, err)
@@ -169,6 +173,7 @@ func TestADamagedPageIsAnErrorOrSetAsideNeverAWrongAnswer(t *testing.T) {
 	for page := r.IntN(step); page < c.used; page += step {
 		for name, damage := range damages {
 			must(t, os.WriteFile(path, c.raw, 0o600)) // opening drops what nobody could read
+			must(t, os.WriteFile(journalPath(path), c.journal, 0o600))
 			b := bytes.Clone(c.raw[page*pageSize:][:pageSize])
 			damage(r, b, c.raw)
 			f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -180,7 +185,7 @@ func TestADamagedPageIsAnErrorOrSetAsideNeverAWrongAnswer(t *testing.T) {
 			_, err = f.WriteAt(b, int64(page*pageSize))
 			must(t, err)
 			must(t, f.Close())
-			s, err := openFile(path, quiet)
+			s, err := openFile(path, quiet, atTestTime())
 			if errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewer) {
 				aside++
 				continue
@@ -198,6 +203,7 @@ func TestADamagedPageIsAnErrorOrSetAsideNeverAWrongAnswer(t *testing.T) {
 				t.Errorf("page %d, %s: wrong without an error: %s", page, name, wrong)
 			}
 			must(t, s.db.Close())
+			must(t, s.journalFile.Close())
 		}
 	}
 	t.Logf("%d pages: %d set aside, %d errors when read, %d without effect", c.used, aside, failed, fine)
@@ -212,7 +218,8 @@ func TestATruncatedFileIsSetAside(t *testing.T) {
 	for pages := range c.used + 3 {
 		for _, size := range []int{pages * pageSize, pages*pageSize + 700} {
 			must(t, os.WriteFile(path, c.raw[:size], 0o600))
-			s, err := openFile(path, quiet)
+			must(t, os.WriteFile(journalPath(path), c.journal, 0o600))
+			s, err := openFile(path, quiet, atTestTime())
 			if pages < c.used {
 				if !errors.Is(err, ErrDamaged) {
 					t.Fatalf("%d bytes: got %v, want ErrDamaged", size, err)
@@ -224,6 +231,7 @@ func TestATruncatedFileIsSetAside(t *testing.T) {
 				t.Fatalf("%d bytes: %d errors, wrong: %s", size, n, wrong)
 			}
 			must(t, s.db.Close())
+			must(t, s.journalFile.Close())
 		}
 	}
 }
@@ -292,10 +300,12 @@ func TestADamagedStoreIsSetAsideAndKept(t *testing.T) {
 		must(t, s.Put(map[string][]byte{"a/b": []byte("1")}))
 		must(t, s.Close())
 	}
-	kept, err := filepath.Glob(filepath.Join(dir, "store.damaged-*"))
+	kept, err := filepath.Glob(filepath.Join(dir, "store.damaged-*.db"))
 	must(t, err)
-	if len(kept) != keepDamaged {
-		t.Errorf("kept %q, want %d", kept, keepDamaged)
+	journals, err := filepath.Glob(filepath.Join(dir, "store.damaged-*.journal"))
+	must(t, err)
+	if len(kept) != keepDamaged || len(journals) != keepDamaged {
+		t.Errorf("kept %q and %q, want %d of each", kept, journals, keepDamaged)
 	}
 	s := open(t, dir)
 	if v, ok, err := s.Get("a/b"); s.Recovered() != "" || !ok || string(v) != "1" || err != nil {

@@ -8,8 +8,12 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"dunlin.dev/dunlin/agent/internal/journal"
 )
 
 // The test binary plays the process that is killed, or that holds the lock, when it is told so.
@@ -30,8 +34,52 @@ func open(t testing.TB, dir string) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	g := &gate{File: dataFile{s.journalFile}}
+	s.journal = journal.New(g, journalSize, s.mark.salt) // Open left it empty
+	gates.Store(s, g)
+	t.Cleanup(func() { _ = s.Close(); gates.Delete(s) })
 	return s
+}
+
+// smallJournal is folded often.
+func smallJournal(t testing.TB) {
+	before := journalSize
+	journalSize = 64 << 10
+	t.Cleanup(func() { journalSize = before })
+}
+
+// gate stands between a store and its journal's file.
+type gate struct {
+	journal.File
+	sync.Mutex // held: no sync ends
+	fail       atomic.Pointer[error]
+	syncs      atomic.Int64
+	blocks     atomic.Int64 // of 4 KiB, which is what a disk writes
+}
+
+var gates sync.Map // of *gate, by *Store
+
+func gateOf(s *Store) *gate {
+	g, _ := gates.Load(s)
+	return g.(*gate)
+}
+
+func (g *gate) WriteAt(p []byte, off int64) (int, error) {
+	g.blocks.Add((off+int64(len(p))+4095)/4096 - off/4096)
+	return g.File.WriteAt(p, off)
+}
+
+func (g *gate) Sync() error {
+	g.Lock()
+	defer g.Unlock()
+	g.syncs.Add(1)
+	if err := g.File.Sync(); err != nil {
+		return err
+	}
+	if e := g.fail.Load(); e != nil {
+		return *e // after the bytes reached the disk, which is the worse half
+	}
+	return nil
 }
 
 // newStore is checked when the test ends.

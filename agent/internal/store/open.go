@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,9 +38,17 @@ var migrations = []func(*bolt.Tx) error{
 		}
 		return nil
 	},
+	func(tx *bolt.Tx) error { // the journal, from an unguessable salt
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return err
+		}
+		return mark{salt: binary.LittleEndian.Uint64(b[:]), id: tx.Bucket(bucketData).Sequence()}.put(tx)
+	},
 }
 
 const (
+	journalSchema = 2 // the first with a journal
 	// The mapping is reserved up front, so that a growing file need not wait for its readers to be mapped again.
 	initialMmap = 1 << 30
 	// A file grows by this much beyond what it needs, without holding disk for it yet. bbolt's own 16 MiB suit servers.
@@ -50,7 +59,7 @@ const (
 // Open the database in dir (made with mode 0700), which one process at a time can hold. A new file is made through a
 // temporary one, fsync and rename, because bbolt's first initialisation doesn't survive a power cut. A damaged file is set
 // aside under store.damaged-<time>.db (the newest three are kept), logged and named by Recovered, and a new one is
-// started. Errors: ErrInUse, ErrNewer (the file is left alone), and those of the file system.
+// started. So is a damaged journal, as store.damaged-<time>.journal, after what it holds before the damage was taken over. Errors: ErrInUse, ErrNewer (the file is left alone), and those of the file system.
 func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -65,27 +74,42 @@ func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err err
 		}
 	}()
 	path := storePath(dir)
-	if err := removeLeftover(path); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	for _, p := range []string{path, journalPath(path)} {
+		if err := removeLeftover(p); err != nil {
+			return nil, fmt.Errorf("open store %s: %w", dir, err)
+		}
 	}
 	var aside string
-	s, err := openFile(path, log)
+	s, err := openFile(path, log, now())
 	if errors.Is(err, ErrDamaged) {
-		if aside, err = setAside(path, log, now(), err); err != nil {
+		cause, stem := err, asideStem(dir, now()) // the journal first: without its database it is nothing
+		if _, err = setAside(journalPath(path), stem, log, cause); err == nil || errors.Is(err, fs.ErrNotExist) {
+			aside, err = setAside(path, stem, log, cause)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, err)
 		}
 		err = fs.ErrNotExist
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := create(path); err != nil {
+		if _, err = os.Lstat(journalPath(path)); errors.Is(err, fs.ErrNotExist) { // before the database, which would miss it
+			err = createJournal(journalPath(path))
+		}
+		if err == nil {
+			err = create(path)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("create store %s: %w", path, err)
 		}
-		s, err = openFile(path, log)
+		s, err = openFile(path, log, now())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s.lock, s.recovered = lock, aside
+	s.lock = lock
+	if aside != "" {
+		s.recovered = aside
+	}
 	go s.run()
 	return s, nil
 }
@@ -189,7 +213,7 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bolt.Option
 }
 
 // openFile verifies and opens an existing file, and brings it to the newest schema.
-func openFile(path string, log *slog.Logger) (*Store, error) {
+func openFile(path string, log *slog.Logger, now time.Time) (*Store, error) {
 	torn, err := verifyFile(path)
 	if err != nil {
 		return nil, err
@@ -204,7 +228,10 @@ func openFile(path string, log *slog.Logger) (*Store, error) {
 		quit:        make(chan struct{}),
 		stopped:     make(chan struct{}),
 		notify:      make(chan struct{}, 1),
+		lazy:        map[string][]byte{},
 		outboxLimit: MaxOutbox,
+		batchDelay:  BatchDelay,
+		lazyDelay:   MemoryDelay,
 	}
 	err = guard(func() (err error) {
 		s.db, err = bolt.Open(path, 0o600, options(func(name string, flag int, mode os.FileMode) (*os.File, error) {
@@ -218,7 +245,7 @@ func openFile(path string, log *slog.Logger) (*Store, error) {
 		return nil, err
 	}
 	s.db.AllocSize = growBy
-	if err := s.prepare(torn); err != nil {
+	if err := s.prepare(torn, now); err != nil {
 		_ = s.db.Close() // err matters, and is on its way
 		return nil, err
 	}
@@ -239,7 +266,7 @@ func verifyFile(path string) (torn bool, err error) {
 }
 
 // prepare a file whose pages are sound: schema, what an interrupted run left, and the facts held in memory.
-func (s *Store) prepare(torn bool) error {
+func (s *Store) prepare(torn bool, now time.Time) error {
 	var version uint32
 	err := s.view(func(tx *bolt.Tx) (err error) { version, err = schemaOf(tx); return err })
 	if err != nil {
@@ -253,6 +280,9 @@ func (s *Store) prepare(torn bool) error {
 			return fmt.Errorf("migrate from schema %d: %w", version, err)
 		}
 	}
+	if err := s.openJournal(version >= journalSchema, now); err != nil {
+		return err
+	}
 	if err := s.clean(torn); errors.Is(err, ErrDamaged) {
 		return err
 	} else if err != nil {
@@ -264,29 +294,30 @@ func (s *Store) prepare(torn bool) error {
 				return damaged("bucket %q is missing", name)
 			}
 		}
-		s.durable.Store(tx.Bucket(bucketData).Sequence())
-		return s.surveyRows(tx)
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	s.durable.Store(s.mark.id)
+	err = s.read(s.surveyRows)
 	if err != nil || len(s.unreadable) == 0 {
 		return err
 	}
-	return s.update(func(tx *bolt.Tx) error {
-		for _, k := range s.unreadable {
-			if err := tx.Bucket(bucketData).Delete(k); err != nil {
-				return err
-			}
-		}
-		s.unreadable = nil
-		return nil
-	})
+	drop := map[string][]byte{}
+	for _, k := range s.unreadable {
+		drop[string(k)] = nil
+	}
+	s.unreadable = nil
+	return s.persist(&grouping{changed: drop, id: s.mark.id})
 }
 
 // surveyRows reads all rows once. A damaged one is logged: losing one value is better than setting everything aside. A
 // keyvalue row stays an error for the handler that reads it. A record or a message is dropped, because its reader could only
 // stop: what a record said is fetched from the fleet again. Only here it shows when the damage is in a key, which nobody
 // would ask for any more.
-func (s *Store) surveyRows(tx *bolt.Tx) error {
-	return scan(tx, nil, nil, func(k, row []byte) (bool, error) {
+func (s *Store) surveyRows(t table) error {
+	return t.scan(nil, nil, func(k, row []byte) (bool, error) {
 		if _, err := unseal(k, row); err != nil {
 			s.damaged++
 			s.log.Error("row of the store is damaged", "path", s.path, "error", err)
@@ -339,30 +370,36 @@ func migrate(tx *bolt.Tx, from uint32) error {
 	return tx.Bucket(bucketMeta).Put(keySchema, seal(keySchema, v))
 }
 
-// setAside renames a damaged file and gives its new path.
-func setAside(path string, log *slog.Logger, now time.Time, cause error) (string, error) {
-	dir := filepath.Dir(path)
-	stem := filepath.Join(dir, "store.damaged-"+now.UTC().Format("20060102T150405Z"))
-	aside := stem + ".db"
-	for i := 2; ; i++ { // a board without a clock damages several files "at the same time"
-		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
-			break
+// asideStem is what damaged files are called but for their extension: one that is free, for a board without a clock damages several
+// "at the same time".
+func asideStem(dir string, now time.Time) string {
+	first := filepath.Join(dir, "store.damaged-"+now.UTC().Format("20060102T150405Z"))
+	stem := first
+	for i := 2; ; i++ {
+		taken, err := filepath.Glob(stem + ".*")
+		if len(taken) == 0 || err != nil {
+			return stem
 		}
-		aside = fmt.Sprintf("%s-%d.db", stem, i)
+		stem = fmt.Sprintf("%s-%d", first, i)
 	}
+}
+
+// setAside renames a damaged file and gives its new path.
+func setAside(path, stem string, log *slog.Logger, cause error) (string, error) {
+	aside := stem + filepath.Ext(path)
 	if err := os.Rename(path, aside); err != nil {
 		return "", fmt.Errorf("set damaged file aside: %w (damage: %w)", err, cause)
 	}
-	if err := syncPath(dir); err != nil {
+	if err := syncPath(filepath.Dir(path)); err != nil {
 		return "", fmt.Errorf("set damaged file aside: %w", err)
 	}
 	log.Warn("store was damaged: set aside, starting a new one", "path", path, "aside", aside, "cause", cause)
-	return aside, dropOldDamaged(dir, aside, log)
+	return aside, dropOldDamaged(aside, log)
 }
 
 // dropOldDamaged keeps a few damaged files, or a failing card would fill up with them.
-func dropOldDamaged(dir, newest string, log *slog.Logger) error {
-	all, err := filepath.Glob(filepath.Join(dir, "store.damaged-*.db"))
+func dropOldDamaged(newest string, log *slog.Logger) error {
+	all, err := filepath.Glob(filepath.Join(filepath.Dir(newest), "store.damaged-*"+filepath.Ext(newest)))
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,6 @@ package store
 
 import (
 	"fmt"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // Message in the outbox.
@@ -26,9 +24,8 @@ func (s *Store) Outbox(after uint64, n int) (messages []Message, err error) {
 	}
 	s.mu.Unlock()
 	newest := s.durable.Load()
-	err = s.view(func(tx *bolt.Tx) error {
-		messages = nil
-		return scan(tx, []byte{kindOutbox}, outboxKey(after), func(k, row []byte) (bool, error) {
+	err = s.read(func(t table) error {
+		return t.scan([]byte{kindOutbox}, outboxKey(after), func(k, row []byte) (bool, error) {
 			if len(messages) >= n {
 				return false, nil
 			}

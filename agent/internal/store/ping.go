@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // errAlive takes a Ping out of its group, so that it writes nothing.
 var errAlive = errors.New("alive")
 
-// Ping goes through the committer and one bbolt write transaction, and writes nothing: nil says that the next commit would be
-// taken. It is for health checks, which must not wear the flash.
+// Ping goes through the committer, and writes nothing: nil says that the next commit would be taken up. It is for health checks, which must not wear the flash.
 func (s *Store) Ping(ctx context.Context) error {
-	err := s.do(ctx, &job{check: func(*bolt.Tx) error { return errAlive }})
+	err := s.do(ctx, &job{check: func(table) error { return errAlive }})
 	if errors.Is(err, errAlive) {
 		return nil
 	}

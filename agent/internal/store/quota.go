@@ -1,11 +1,7 @@
 package store
 
 import (
-	"bytes"
 	"fmt"
-	"maps"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // entryCost is what a key costs besides its bytes and its value's: a million empty values are not free.
@@ -67,17 +63,16 @@ func (u usage) row(key, row []byte, sign int64) {
 	}
 }
 
-// grown is what writes change in the stores, against what tx sees.
-func grown(tx *bolt.Tx, writes map[string][]byte) usage {
+// grown is what writes change in the stores, against what is in t.
+func grown(t table, writes map[string][]byte) usage {
 	u := usage{}
-	b := tx.Bucket(bucketData)
 	for k, value := range writes {
 		key := []byte(k)
 		prefix := storePrefix(key)
 		if prefix == nil {
 			continue
 		}
-		u.row(key, b.Get(key), -1)
+		u.row(key, t.get(key), -1)
 		if value != nil {
 			u[string(prefix)] += cost(key, prefix, value)
 		}
@@ -183,7 +178,7 @@ func (s *Store) costOf(key []byte) (int64, error) {
 
 // accept a job's growth, or refuse it: others took the room since its transaction looked. Run again, it is told so.
 func (g *grouping) accept(j *job) error {
-	grow := grown(g.tx, j.writes)
+	grow := grown(g.table, j.writes)
 	if q := j.quota; q != nil {
 		g.s.mu.Lock()
 		used := q.sum(g.s.usage)
@@ -194,11 +189,4 @@ func (g *grouping) accept(j *job) error {
 	}
 	g.usage.add(grow)
 	return nil
-}
-
-// forgetApplication takes its rows out of what is counted.
-func (s *Store) forgetApplication(prefix []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.usage, func(k string, _ int64) bool { return bytes.HasPrefix([]byte(k), prefix) })
 }

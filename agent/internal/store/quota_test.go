@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 func quotaStore(t *testing.T, dir string) *Store {
@@ -98,8 +96,8 @@ func TestTheQuotaHoldsAcrossConcurrentEvents(t *testing.T) {
 func counted(t *testing.T, s *Store) usage {
 	t.Helper()
 	u := usage{}
-	if err := s.view(func(tx *bolt.Tx) error {
-		return scan(tx, nil, nil, func(k, row []byte) (bool, error) { u.row(k, row, 1); return true, nil })
+	if err := s.read(func(rows table) error {
+		return rows.scan(nil, nil, func(k, row []byte) (bool, error) { u.row(k, row, 1); return true, nil })
 	}); err != nil {
 		t.Fatal(err)
 	}

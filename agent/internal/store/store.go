@@ -1,5 +1,5 @@
 // Package store is what survives a power cut: one bbolt file with blobs, transfers, records, the applications' keyvalue
-// data and the outbox. Small rows carry a checksum and blobs a digest, so what the disk lost is an error and never a wrong
+// data and the outbox, and before it a journal for the small changes. Small rows carry a checksum and blobs a digest, so what the disk lost is an error and never a wrong
 // answer.
 package store
 
@@ -13,11 +13,13 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
 	"dunlin.dev/dunlin/agent/internal/crash"
+	"dunlin.dev/dunlin/agent/internal/journal"
 )
 
 // Limits. A value over one of them is refused before anything is written, with an error that names the limit.
@@ -62,11 +64,22 @@ type Store struct {
 	db        *bolt.DB
 	file      *os.File // the one that db writes; closed directly when db can't be
 	recovered string
-	broken    atomic.Pointer[error] // set when memory and disk may disagree; every call fails with it from then on
+
+	over        atomic.Pointer[overlay] // what the journal holds; the committer alone changes it, and what follows
+	journal     *journal.Journal
+	journalFile *os.File // nil: there was no room for one
+	mark        mark
+	lazy        map[string][]byte // changes in the overlay that are in no journal yet
+	lazyBytes   int
+	lazyDue     time.Time // when they are written at the latest, and delivered rows removed; zero: nothing waits
+
+	broken atomic.Pointer[error] // set when memory and disk may disagree; every call fails with it from then on
 
 	mu        sync.Mutex
 	closed    bool
 	queue     []*job
+	urgent    bool                // a job in the queue waits for no others
+	batchDue  time.Time           // when the oldest that does has waited long enough
 	pending   map[string][]*job   // jobs that are queued or being written, by the key they write, oldest first
 	usage     usage               // of keyvalue stores, as of the last commit
 	delivered map[uint64]struct{} // outbox rows to remove with a coming commit
@@ -78,6 +91,8 @@ type Store struct {
 
 	outboxBytes atomic.Int64 // as of the last commit
 	outboxLimit int64
+	batchDelay  time.Duration
+	lazyDelay   time.Duration
 	durable     atomic.Uint64 // the newest outbox id that is on the disk
 	damaged     int           // rows that didn't match their checksum at Open
 	unreadable  [][]byte      // of those, the records and messages, until clean has dropped them
@@ -97,7 +112,7 @@ type Stats struct {
 	Bytes   int64  // size of the file
 	Free    int64  // bytes of it that hold nothing and are used again before it grows
 	Outbox  int64  // bytes that wait in the outbox at the last commit
-	Commits uint64 // bbolt commits since Open
+	Commits uint64 // syncs of the journal and commits of the database since Open
 	Dropped uint64 // messages dropped from a full outbox since Open
 	Damaged int    // rows that didn't match their checksum at Open
 }
@@ -135,6 +150,11 @@ func (s *Store) Close() error {
 		err = s.file.Close() // bbolt's own locks may be held for ever
 	} else {
 		err = s.db.Close()
+	}
+	if s.journalFile != nil {
+		if e := s.journalFile.Close(); err == nil {
+			err = e
+		}
 	}
 	if e := s.lock.Close(); err == nil {
 		err = e
@@ -274,37 +294,36 @@ func (s *Store) checkStructure(ctx context.Context, tx *bolt.Tx) error {
 	if len(all) > 0 {
 		return fmt.Errorf("%w: %w", ErrDamaged, errors.Join(all...))
 	}
-	if err := checkRows(ctx, tx); err != nil {
+	t, err := tableOf(tx, s.over.Load()) // no fold can come between: it would need a transaction as this one is
+	if err != nil {
+		return err
+	}
+	if err := t.check(ctx); err != nil {
 		return err
 	}
 	return checkTransfers(ctx, tx)
 }
 
-func checkRows(ctx context.Context, tx *bolt.Tx) error {
-	c := tx.Bucket(bucketData).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+func (t table) check(ctx context.Context) error {
+	return t.scan(nil, nil, func(k, row []byte) (bool, error) {
 		if err := ctx.Err(); err != nil {
-			return err
+			return false, err
 		}
-		value, err := unseal(k, v)
+		value, err := unseal(k, row)
 		if err != nil {
-			return err
+			return false, err
 		}
 		switch k[0] {
 		case kindRecord:
 		case kindValue:
-			if _, _, _, err := parseValueKey(k); err != nil {
-				return err
-			}
+			_, _, _, err = parseValueKey(k)
 		case kindOutbox:
-			if _, err := decodeMessage(k, value); err != nil {
-				return err
-			}
+			_, err = decodeMessage(k, value)
 		default:
-			return fmt.Errorf("%w: row %q of an unknown kind", ErrDamaged, k)
+			err = fmt.Errorf("%w: row %q of an unknown kind", ErrDamaged, k)
 		}
-	}
-	return nil
+		return true, err
+	})
 }
 
 func checkTransfers(ctx context.Context, tx *bolt.Tx) error {

@@ -17,7 +17,7 @@ import (
 func TestANewStoreIsPrivateAndLeavesNoTemporaryFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "state")
 	s := open(t, dir)
-	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, s.Path(): 0o600, filepath.Join(dir, "store.lock"): 0o600} {
+	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, s.Path(): 0o600, journalPath(s.Path()): 0o600, filepath.Join(dir, "store.lock"): 0o600} {
 		info, err := os.Stat(path)
 		must(t, err)
 		if info.Mode() != want {
@@ -26,8 +26,8 @@ func TestANewStoreIsPrivateAndLeavesNoTemporaryFile(t *testing.T) {
 	}
 	entries, err := os.ReadDir(dir)
 	must(t, err)
-	if len(entries) != 2 {
-		t.Errorf("the directory holds %v, want the store and its lock", entries)
+	if len(entries) != 3 {
+		t.Errorf("the directory holds %v, want the store, its journal and its lock", entries)
 	}
 }
 
@@ -108,12 +108,16 @@ func TestATornMetaPageCostsNothingAndIsRewritten(t *testing.T) {
 func TestAFailedWriteIsAnErrorAndTheStoreGoesOn(t *testing.T) {
 	s := newStore(t)
 	must(t, s.Put(map[string][]byte{"a/b": []byte("1")}))
-	// The kernel refuses each write: the file behind bbolt's descriptor can only be read.
-	keep, err := unix.Dup(int(s.file.Fd()))
-	must(t, err)
+	// The kernel refuses each write: the files behind the descriptors can only be read.
 	ro, err := os.Open(s.Path())
 	must(t, err)
-	must(t, unix.Dup3(int(ro.Fd()), int(s.file.Fd()), unix.O_CLOEXEC))
+	var keep []int
+	for _, f := range []*os.File{s.file, s.journalFile} {
+		fd, err := unix.Dup(int(f.Fd()))
+		must(t, err)
+		keep = append(keep, fd)
+		must(t, unix.Dup3(int(ro.Fd()), int(f.Fd()), unix.O_CLOEXEC))
+	}
 	err = s.Put(map[string][]byte{"a/b": []byte("2")})
 	if err == nil || !strings.Contains(err.Error(), s.Path()) {
 		t.Errorf("got %v, want an error that names %s", err, s.Path())
@@ -122,9 +126,11 @@ func TestAFailedWriteIsAnErrorAndTheStoreGoesOn(t *testing.T) {
 	if v, _, err := s.Get("a/b"); string(v) != "1" || err != nil {
 		t.Errorf("after a failed write: got %q, %v", v, err)
 	}
-	must(t, unix.Dup3(keep, int(s.file.Fd()), unix.O_CLOEXEC))
+	for i, f := range []*os.File{s.file, s.journalFile} {
+		must(t, unix.Dup3(keep[i], int(f.Fd()), unix.O_CLOEXEC))
+		must(t, unix.Close(keep[i]))
+	}
 	must(t, unix.Flock(int(s.file.Fd()), unix.LOCK_EX|unix.LOCK_NB))
-	must(t, unix.Close(keep))
 	must(t, ro.Close())
 	must(t, s.Put(map[string][]byte{"a/b": []byte("3")}))
 }

@@ -10,8 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // Tx is one event's transaction over one application's keyvalue data and the outbox. It holds all writes in memory until
@@ -29,6 +27,7 @@ type Tx struct {
 	once        []string // rows that must not be as they are written
 	taken       []uint64 // messages that must be in the outbox still, and leave it
 	quota       *quota   // nil: none
+	durability  Durability
 	size        int
 	conflict    bool
 	over        bool
@@ -186,8 +185,8 @@ func (t *Tx) Keys(store, after string, limit int) (keys []string, err error) {
 	// Rows on the disk, merged with the keys that only this transaction or a waiting one writes.
 	extra := t.extraKeys(prefix, from, theirs)
 	more := true
-	err = t.s.view(func(tx *bolt.Tx) error {
-		return scan(tx, prefix, from, func(k, _ []byte) (bool, error) {
+	err = t.s.read(func(rows table) error {
+		return rows.scan(prefix, from, func(k, _ []byte) (bool, error) {
 			for more && len(extra) > 0 && extra[0] < string(k) {
 				more = visit([]byte(extra[0]), theirs[extra[0]])
 				extra = extra[1:]
@@ -251,7 +250,7 @@ func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error 
 // Writes reports whether there is anything to commit.
 func (t *Tx) Writes() bool { return len(t.writes) > 0 || len(t.messages) > 0 || len(t.taken) > 0 }
 
-// Commit everything or nothing; returns when it is durable. Commits of many events share one fsync, and one that is alone
+// Commit everything or nothing; returns when it is durable, if Durable says nothing else. Commits of many events share one fsync, and one that is alone
 // waits for nobody. ErrConflict: run the event again. When ctx ends before the commit was taken up, it is withdrawn and the
 // error is ctx's; after that it goes to its end. Any other error means that it is not known to be on the disk.
 //
@@ -268,10 +267,10 @@ func (t *Tx) Commit(ctx context.Context) error {
 	var err error
 	switch {
 	case t.Writes():
-		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, taken: t.taken, size: t.size, quota: t.quota})
+		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, taken: t.taken, size: t.size, quota: t.quota, durability: t.durability})
 	case len(t.reads)+len(t.lists) > 0:
 		if err = t.s.settle(ctx, t); err == nil {
-			err = t.s.view(t.check)
+			err = t.s.read(t.check)
 		}
 	}
 	if err != nil {
@@ -286,20 +285,20 @@ func (t *Tx) Stale() (bool, error) {
 	if t.conflict {
 		return true, nil
 	}
-	err := t.s.view(t.check)
+	err := t.s.read(t.check)
 	if errors.Is(err, ErrConflict) {
 		return true, nil
 	}
 	return false, err
 }
 
-// check that what was read is what tx sees.
-func (t *Tx) check(tx *bolt.Tx) error {
-	if err := t.checkFirst(tx); err != nil {
+// check that what was read is what is in rows.
+func (t *Tx) check(rows table) error {
+	if err := t.checkFirst(rows); err != nil {
 		return err
 	}
 	for k, want := range t.reads {
-		v, ok, err := getRow(tx, []byte(k), MaxValue)
+		v, ok, err := rows.value([]byte(k), MaxValue)
 		if err != nil {
 			return err
 		}
@@ -309,7 +308,7 @@ func (t *Tx) check(tx *bolt.Tx) error {
 	}
 	for _, l := range t.lists {
 		h := newKeyHash()
-		err := scan(tx, l.prefix, l.after, func(k, _ []byte) (bool, error) {
+		err := rows.scan(l.prefix, l.after, func(k, _ []byte) (bool, error) {
 			if l.upto != nil && bytes.Compare(k, l.upto) > 0 {
 				return false, nil
 			}
@@ -356,25 +355,16 @@ func (s *Store) DeleteApplication(application string) error {
 		return fmt.Errorf("delete data of application: name of %d bytes, want 1 to %d", len(application), MaxName)
 	}
 	prefix := append([]byte{kindValue, byte(len(application))}, application...)
-	err := s.update(func(tx *bolt.Tx) error {
-		var keys [][]byte // bbolt's cursor skips rows when it deletes as it goes
-		err := scan(tx, prefix, nil, func(k, _ []byte) (bool, error) {
-			keys = append(keys, bytes.Clone(k))
+	j := &job{}
+	j.check = func(rows table) error {
+		j.writes = map[string][]byte{}
+		return rows.scan(prefix, nil, func(k, _ []byte) (bool, error) {
+			j.writes[string(k)] = nil
 			return true, nil
 		})
-		if err != nil {
-			return err
-		}
-		for _, k := range keys {
-			if err := tx.Bucket(bucketData).Delete(k); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	}
+	if err := s.do(context.Background(), j); err != nil {
 		return fmt.Errorf("delete data of application %q: %w", application, err)
 	}
-	s.forgetApplication(prefix)
 	return nil
 }

@@ -250,8 +250,8 @@ func TestLimitsNameWhatIsTooLarge(t *testing.T) {
 // one group.
 func hold(t testing.TB, s *Store) (release func()) {
 	t.Helper()
-	tx, err := s.db.Begin(true)
-	must(t, err)
+	g := gateOf(s)
+	g.Lock()
 	blocker := make(chan error, 1)
 	go func() { blocker <- s.do(ctx, &job{writes: map[string][]byte{"rtest/blocker": nil}}) }()
 	until(func() bool {
@@ -260,7 +260,7 @@ func hold(t testing.TB, s *Store) (release func()) {
 		return len(s.queue) == 0 && len(s.pending["rtest/blocker"]) == 1
 	})
 	return func() {
-		must(t, tx.Rollback())
+		g.Unlock()
 		must(t, <-blocker)
 	}
 }

@@ -3,8 +3,6 @@ package store
 import (
 	"fmt"
 	"strings"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // With changes a record of the board's own in the transaction, whatever its application; nil deletes. once: the change says
@@ -30,15 +28,14 @@ func (t *Tx) With(key string, value []byte, once bool) error {
 func (t *Tx) Take(id uint64) { t.taken = append(t.taken, id) }
 
 // checkFirst that the event has not taken effect before.
-func (t *Tx) checkFirst(tx *bolt.Tx) error {
-	b := tx.Bucket(bucketData)
+func (t *Tx) checkFirst(rows table) error {
 	for _, k := range t.once {
-		if there, wanted := b.Get([]byte(k)) != nil, t.writes[k] != nil; there == wanted {
+		if there, wanted := rows.get([]byte(k)) != nil, t.writes[k] != nil; there == wanted {
 			return ErrDone
 		}
 	}
 	for _, id := range t.taken {
-		if b.Get(outboxKey(id)) == nil {
+		if rows.get(outboxKey(id)) == nil {
 			return ErrDone
 		}
 	}
@@ -68,8 +65,8 @@ func (s *Store) Scan(prefix, after string, n int) (records []Record, err error) 
 	if after != "" {
 		from = recordKey(after)
 	}
-	err = s.view(func(tx *bolt.Tx) error {
-		return scan(tx, recordKey(prefix), from, func(k, row []byte) (bool, error) {
+	err = s.read(func(t table) error {
+		return t.scan(recordKey(prefix), from, func(k, row []byte) (bool, error) {
 			if len(records) == n {
 				return false, nil
 			}
