@@ -23,6 +23,7 @@ var packages = map[string]string{
 	"node":                  "nodejs",
 	"npm":                   "npm",
 	"qemu-aarch64-static":   "qemu-user-static",
+	"strace":                "strace",
 	"systemd-analyze":       "systemd",
 	"x86_64-linux-gnu-gcc":  "gcc-x86-64-linux-gnu",
 }

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("STORE_TEST_VICTIM"); dir != "" {
 		victim(dir)
 	}
+	if dir := os.Getenv("STORE_TEST_POWER"); dir != "" {
+		powerRun(dir)
+	}
 	os.Exit(m.Run())
 }
 
