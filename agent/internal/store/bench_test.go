@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // written: bytes passed to write calls (wchar). write_bytes beside it counts the whole folio that a write made dirty, ten
@@ -33,6 +34,61 @@ func measureWrites(b *testing.B, s *Store) (report func()) {
 		b.ReportMetric(float64(w-w0)/float64(b.N), "B/event")
 		b.ReportMetric(float64(b.N)/commits, "events/commit")
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	}
+}
+
+// BenchmarkJournalSize is why journalSize is what it is: bytes of a lone event, and how long the fold of a full journal takes.
+func BenchmarkJournalSize(b *testing.B) {
+	before := journalSize
+	defer func() { journalSize = before }()
+	for _, size := range []int64{0, 128 << 10, 512 << 10, 1 << 20, 4 << 20} {
+		b.Run(fmt.Sprint(size>>10, "KiB"), func(b *testing.B) {
+			journalSize = size
+			s := benchStore(b)
+			value := bytes.Repeat([]byte("x"), 200)
+			report := measureWrites(b, s)
+			for i := 0; b.Loop(); i++ {
+				must(b, event(s, fmt.Sprint(i*7%1000), value, ""))
+			}
+			report()
+			start := time.Now()
+			must(b, s.fold())
+			b.ReportMetric(float64(time.Since(start).Microseconds()), "us/last-fold")
+		})
+	}
+}
+
+// BenchmarkDurability: what an event of 200 bytes costs, alone and among those of 64 publishers with 16 in flight each. With 5ms, each
+// fdatasync of the journal takes that much longer, as on a slow card.
+func BenchmarkDurability(b *testing.B) {
+	for _, delay := range []time.Duration{0, 5 * time.Millisecond} {
+		for _, d := range []Durability{Sync, Batch, Memory} {
+			for _, n := range []int{1, 64 * 16} {
+				b.Run(fmt.Sprintf("%v/%v/n=%d", delay, d, n), func(b *testing.B) {
+					s := benchStore(b)
+					g := gateOf(s)
+					g.delay = delay
+					value := bytes.Repeat([]byte("x"), 200)
+					var next atomic.Int64
+					blocks := g.blocks.Load()
+					report := measureWrites(b, s)
+					b.ResetTimer()
+					var wg sync.WaitGroup
+					for w := range n {
+						wg.Go(func() {
+							for next.Add(1) <= int64(b.N) {
+								tx := s.Begin("app").Durable(d)
+								must(b, tx.Set("default", fmt.Sprint(w%1000), value))
+								must(b, tx.Commit(ctx))
+							}
+						})
+					}
+					wg.Wait()
+					report()
+					b.ReportMetric(float64(g.blocks.Load()-blocks)*4096/float64(b.N), "journal-blocks-B/event")
+				})
+			}
+		}
 	}
 }
 

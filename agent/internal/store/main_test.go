@@ -58,6 +58,7 @@ type gate struct {
 	fail       atomic.Pointer[error]
 	syncs      atomic.Int64
 	blocks     atomic.Int64 // of 4 KiB, which is what a disk writes
+	delay      time.Duration
 }
 
 var gates sync.Map // of *gate, by *Store
@@ -76,6 +77,9 @@ func (g *gate) Sync() error {
 	g.Lock()
 	defer g.Unlock()
 	g.syncs.Add(1)
+	if g.delay > 0 {
+		<-time.After(g.delay)
+	}
 	if err := g.File.Sync(); err != nil {
 		return err
 	}
