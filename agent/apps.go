@@ -16,6 +16,7 @@ import (
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/runner"
 	"dunlin.dev/dunlin/agent/internal/store"
+	"dunlin.dev/dunlin/agent/internal/trigger"
 	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 	timertrigger "dunlin.dev/dunlin/agent/internal/trigger/timer"
@@ -28,6 +29,8 @@ type deployment struct {
 	release  trust.Release
 	manifest wire.Release
 	runners  map[string]*runner.Runner // by component
+
+	durability map[string]store.Durability // by trigger, as events name it
 }
 
 // applications are the deployments that serve, one for each application.
@@ -102,7 +105,7 @@ func (a *Agent) deploy(ctx context.Context, rel trust.Release, probe bool) (_ *d
 	if err != nil {
 		return nil, fmt.Errorf("deploy %s %s: %w", rel.Application(), rel.Version(), err)
 	}
-	d := &deployment{release: rel, manifest: manifest, runners: map[string]*runner.Runner{}}
+	d := &deployment{release: rel, manifest: manifest, runners: map[string]*runner.Runner{}, durability: map[string]store.Durability{}}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("deploy %s %s: %w", rel.Application(), rel.Version(), err)
@@ -111,6 +114,11 @@ func (a *Agent) deploy(ctx context.Context, rel trust.Release, probe bool) (_ *d
 	}()
 	if err := a.checkRoutes(manifest); err != nil {
 		return nil, err
+	}
+	for id, durability := range manifest.Triggers.Durabilities() {
+		if d.durability[manifest.Application+"/"+id], err = store.ParseDurability(string(durability)); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(manifest.Components)) {
 		if err := a.add(ctx, d, name, probe); err != nil {
@@ -147,8 +155,10 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		Application: d.manifest.Application, Name: name, Grants: grantsOf(c), Environ: c.Environment,
 		Limits: runner.Limits{Memory: uint64(l.Memory), Time: time.Duration(l.Time), CPU: time.Duration(l.CPU), Payload: l.Payload,
 			Concurrency: l.Concurrency, Queue: l.Queue, LogLines: l.LogLines, Requests: l.Requests},
-		Begin: func() runner.Tx { return a.store.Begin(d.manifest.Application).Within(quota) },
-		Log:   a.log,
+		Begin: func(e *trigger.Event) runner.Tx {
+			return a.store.Begin(d.manifest.Application).Within(quota).Durable(d.durability[e.Trigger])
+		},
+		Log: a.log,
 	})
 	return nil
 }

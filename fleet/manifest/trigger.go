@@ -94,6 +94,14 @@ func (r *triggers) common(t *table, kind string) (id, component string) {
 	return id, component
 }
 
+// durability of a trigger's events; "sync" is what a release says nothing about.
+func durability(t *table) wire.Durability {
+	if d := t.choice("durability", "sync", string(wire.DurabilityBatch), string(wire.DurabilityMemory)); d != "sync" {
+		return wire.Durability(d)
+	}
+	return wire.DurabilitySync
+}
+
 func (r *triggers) component(t *table) string {
 	e := t.require("component")
 	component, ok := t.str(e)
@@ -122,6 +130,7 @@ func (r *triggers) http(list []*table) {
 			routes[matches] = s
 			return nil
 		})
+		h.Durability = durability(t)
 		t.rest()
 		r.m.Triggers.HTTP = append(r.m.Triggers.HTTP, h)
 	}
@@ -151,6 +160,7 @@ func (r *triggers) mqtt(list []*table) {
 			return err
 		})
 		q.Unordered = t.choice("order", "topic", "none") == "none"
+		q.Durability = durability(t)
 		t.rest()
 		r.m.Triggers.MQTT = append(r.m.Triggers.MQTT, q)
 	}
@@ -192,6 +202,7 @@ func (r *triggers) timer(list []*table) {
 		c.Missed = wire.Missed(t.choice("missed", string(wire.MissedSkip), string(wire.MissedOnce), string(wire.MissedAll)))
 		c.Overlap = wire.Overlap(t.choice("overlap", string(wire.OverlapSkip), string(wire.OverlapQueue)))
 		c.Jitter = wire.Duration(t.duration(t.find("jitter"), 0, c.MaxJitter(), 0))
+		c.Durability = durability(t)
 		t.rest()
 		r.m.Triggers.Timer = append(r.m.Triggers.Timer, c)
 	}

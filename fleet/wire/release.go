@@ -57,6 +57,21 @@ type Triggers struct {
 	Timer []TimerTrigger `json:"timer,omitempty"`
 }
 
+// Durabilities of all triggers, by their ids.
+func (t Triggers) Durabilities() map[string]Durability {
+	all := map[string]Durability{}
+	for _, h := range t.HTTP {
+		all[h.ID] = h.Durability
+	}
+	for _, q := range t.MQTT {
+		all[q.ID] = q.Durability
+	}
+	for _, c := range t.Timer {
+		all[c.ID] = c.Durability
+	}
+	return all
+}
+
 // HTTPTrigger sends requests under a route to a component, or answers them by itself; see CheckRoute.
 type HTTPTrigger struct {
 	ID        string  `json:"id"`
@@ -64,6 +79,8 @@ type HTTPTrigger struct {
 	Component string  `json:"component,omitempty"` // "" with Static only
 	Spin      bool    `json:"spin,omitempty"`      // requests carry the headers that Spin adds, as spin-path-info
 	Static    *Static `json:"static,omitempty"`
+
+	Durability Durability `json:"durability,omitempty"`
 }
 
 // Static is an answer that needs no component.
@@ -95,6 +112,27 @@ type MQTTTrigger struct {
 	MessageID string `json:"message_id,omitempty"` // where repeats are told by, see ParseMessageID; "": nowhere
 	Unordered bool   `json:"unordered,omitempty"`  // messages of one topic are handled beside each other
 	Component string `json:"component"`
+
+	Durability Durability `json:"durability,omitempty"`
+}
+
+// Durability says what is waited for before an event of a trigger is acknowledged: that its effects are on the disk (""), the same
+// where that may take some time longer, so that others share the write ("batch"), or only that others see them ("memory").
+type Durability string
+
+// Durabilities; a manifest calls the first one "sync".
+const (
+	DurabilitySync   Durability = ""
+	DurabilityBatch  Durability = "batch"
+	DurabilityMemory Durability = "memory"
+)
+
+// check refuses what is none.
+func (d Durability) check() error {
+	if !oneOf(d, DurabilitySync, DurabilityBatch, DurabilityMemory) {
+		return fmt.Errorf("durability %.80q, want %q or %q, or none", d, DurabilityBatch, DurabilityMemory)
+	}
+	return nil
 }
 
 // Missed says what becomes of ticks that fell while the agent was down or busy.
@@ -123,6 +161,8 @@ type TimerTrigger struct {
 	Overlap   Overlap  `json:"overlap"`
 	Jitter    Duration `json:"jitter,omitempty"` // each tick comes by up to this much later, at random
 	Component string   `json:"component"`
+
+	Durability Durability `json:"durability,omitempty"`
 }
 
 // Duration is a time.Duration as Go text in JSON: "500ms", "1m0s".
@@ -295,9 +335,12 @@ func (m *Release) checkTriggers() error {
 		return fmt.Errorf("%d triggers, limit is %d", n, MaxTriggers)
 	}
 	ids := map[string]bool{}
-	common := func(id, component string, need bool) error {
+	common := func(id, component string, durability Durability, need bool) error {
 		if err := CheckTriggerID(id); err != nil {
 			return err
+		}
+		if err := durability.check(); err != nil {
+			return fmt.Errorf("trigger %s: %w", id, err)
 		}
 		if ids[id] {
 			return fmt.Errorf("two triggers have the id %q", id)
@@ -311,7 +354,7 @@ func (m *Release) checkTriggers() error {
 	routes := map[string]string{}
 	for _, h := range t.HTTP {
 		matches, err := CheckRoute(h.Route)
-		if err := first(common(h.ID, h.Component, h.Static == nil), err); err != nil {
+		if err := first(common(h.ID, h.Component, h.Durability, h.Static == nil), err); err != nil {
 			return err
 		}
 		if h.Static != nil {
@@ -328,7 +371,7 @@ func (m *Release) checkTriggers() error {
 		routes[matches] = h.ID
 	}
 	for _, q := range t.MQTT {
-		if err := first(common(q.ID, q.Component, true), CheckFilter(q.Topic)); err != nil {
+		if err := first(common(q.ID, q.Component, q.Durability, true), CheckFilter(q.Topic)); err != nil {
 			return err
 		}
 		if q.QoS > 2 {
@@ -339,7 +382,7 @@ func (m *Release) checkTriggers() error {
 		}
 	}
 	for _, c := range t.Timer {
-		if err := first(common(c.ID, c.Component, true), c.check()); err != nil {
+		if err := first(common(c.ID, c.Component, c.Durability, true), c.check()); err != nil {
 			return err
 		}
 	}

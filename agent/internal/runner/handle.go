@@ -176,7 +176,7 @@ func (x *run) once(ctx context.Context, again bool) error {
 	if err != nil {
 		return err
 	}
-	tx := &effects{Tx: x.cfg.Begin(), limit: x.cfg.Limits.Payload}
+	tx := &effects{Tx: x.cfg.Begin(x.event), limit: x.cfg.Limits.Payload}
 	err = x.call(ctx, tx, at)
 	crash.At("handled")
 	x.release() // the instance is gone: others run while this one commits

@@ -78,8 +78,10 @@ func start(t testing.TB, wasm []byte, l Limits) *fixture {
 		Engine: m.engine, Host: m.host, Application: "app", Name: "guest", Limits: l,
 		Load:   func() (*engine.Component, error) { return m.engine.Compile(wasm) },
 		Grants: host.Grants{Stores: []string{"default"}, Publish: []string{"#"}, Variables: map[string]string{}},
-		Begin:  func() Tx { return s.Begin("app").Within(store.Quota{Stores: []string{"default"}, Bytes: 16 << 20}) },
-		Log:    slog.New(slog.NewTextHandler(f.log, nil)),
+		Begin: func(*trigger.Event) Tx {
+			return s.Begin("app").Within(store.Quota{Stores: []string{"default"}, Bytes: 16 << 20})
+		},
+		Log: slog.New(slog.NewTextHandler(f.log, nil)),
 	})
 	t.Cleanup(func() {
 		if err := errors.Join(f.Close(context.Background()), s.Close()); err != nil {

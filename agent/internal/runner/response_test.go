@@ -195,7 +195,7 @@ func (contested) Commit(context.Context) error { return store.ErrConflict }
 func TestAPageThatOnlyReadAndIsOnItsWayIsNotCutOff(t *testing.T) {
 	f := start(t, guests.HelloHTTP, Limits{})
 	begin := f.cfg.Begin
-	f.cfg.Begin = func() Tx { return contested{begin()} }
+	f.cfg.Begin = func(e *trigger.Event) Tx { return contested{begin(e)} }
 	body := strings.Repeat("x", 3*maxSmall)
 	e, w := request(http.MethodPost, "/echo", strings.NewReader(body))
 	if err := f.Handle(t.Context(), e); err != nil || w.Body.String() != body {

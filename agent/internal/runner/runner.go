@@ -53,7 +53,7 @@ type Config struct {
 	Grants      host.Grants
 	Environ     map[string]string // wasi:cli/environment
 	Limits      Limits
-	Begin       func() Tx
+	Begin       func(e *trigger.Event) Tx
 	Log         *slog.Logger
 	Now         func() time.Time // wall clock; nil: time.Now
 }

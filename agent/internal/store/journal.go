@@ -17,6 +17,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/journal"
 )
 
@@ -141,7 +142,10 @@ func (s *Store) persist(g *grouping) error {
 		return nil
 	}
 	s.mark.seq++
-	if err := s.journal.Append(s.mark.seq, frame); err != nil {
+	crash.At("commit")
+	err := s.journal.Append(s.mark.seq, frame)
+	crash.At("committed")
+	if err != nil {
 		err = fmt.Errorf("commit to store %s: %w", s.path, err)
 		// Nobody knows whether the frame is on the disk. The database is told not to believe it. Where it can't be told, no commit
 		// succeeds before it was.
