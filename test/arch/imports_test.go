@@ -23,7 +23,7 @@ const module = "dunlin.dev/dunlin/"
 // lies below.
 var layers = [][]string{
 	// Facts: what both halves agree on. Pure, so that a second implementation can follow them.
-	{"fleet/semver", "wit"},
+	{"fleet/archive", "fleet/semver", "wit"},
 	{"fleet/wire", "fleet/trust", "fleet/mqttlistener"},
 	{"fleet/manifest"},
 	// The board, upward from the wasm library to the daemon.
@@ -66,7 +66,7 @@ var confined = []struct {
 }
 
 // pure packages take bytes and time as arguments.
-var pure = []string{"fleet/semver", "fleet/wire", "fleet/trust", "fleet/manifest"}
+var pure = []string{"fleet/archive", "fleet/semver", "fleet/wire", "fleet/trust", "fleet/manifest"}
 
 var impure = []string{"os", "net", "net/http", "log", "log/slog", "io/ioutil", "os/exec", "syscall", "math/rand", "math/rand/v2"}
 
