@@ -33,13 +33,15 @@ type Manifest struct {
 // Component is one [component.<name>] table.
 type Component struct {
 	Source string         // the author's path, relative to the manifest's folder
-	Grants wire.Component // all but Digest and Size
+	Grants wire.Component // all but Digest, Size and Files
+	files  *fileSources   // nil: none
 }
 
-// Blob is a component's digest and size in bytes.
+// Blob is a component's digest and size in bytes, and those of the archive of its files.
 type Blob struct {
 	Digest wire.Digest
 	Size   int64
+	Files  *wire.Blob // nil: it has none
 }
 
 // Parse is Read where no variable has a value of its own.
@@ -138,6 +140,7 @@ func readComponent(t *table) Component {
 	c.Grants.BlobStores = t.list("blob_stores", func(s string) error { return wire.CheckName("blob store", s) })
 	c.Grants.Variables = t.texts("variables", wire.CheckVariable)
 	c.Grants.Environment = t.texts("environment", wire.CheckEnvironment)
+	readFiles(t, &c)
 	c.Grants.Limits = wire.DefaultLimits()
 	if l := t.sub("limits", t.name+" limits"); l != nil {
 		d := &c.Grants.Limits
@@ -150,6 +153,7 @@ func readComponent(t *table) Component {
 		d.LogLines = int(l.integer("log_lines", 1, wire.MaxLogRate, int64(d.LogLines)))
 		d.KeyValue = l.size("key_value", 1, wire.MaxKeyValue, d.KeyValue)
 		d.Requests = int(l.integer("requests", 1, wire.MaxRequests, int64(d.Requests)))
+		d.Files = l.size("files", wire.MinFiles, wire.MaxFiles, d.Files)
 		l.rest()
 	}
 	t.rest()
@@ -166,7 +170,7 @@ func (m *Manifest) Resolve(components map[string]Blob) (wire.Release, error) {
 			return wire.Release{}, fmt.Errorf("resolve manifest: no blob for component %q", name)
 		}
 		c := m.Components[name].Grants
-		c.Digest, c.Size = b.Digest, b.Size
+		c.Digest, c.Size, c.Files = b.Digest, b.Size, b.Files
 		r.Components[name] = c
 	}
 	if len(components) != len(m.Components) {

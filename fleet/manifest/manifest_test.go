@@ -66,7 +66,7 @@ func TestManifestResolvesToRelease(t *testing.T) {
 	}
 	want := `{"format":1,"application":"greenhouse","version":"1.4.0","floor":"1.2.0","components":{"climate":{"digest":"` + blob.Digest.String() +
 		`","size":4,"outbound":["https://api.example.com"],"key_value":["default"],"publish":["alerts/#","uplink:alerts/#"],"variables":{"threshold":"28"},` +
-		`"limits":{"memory":33554432,"time":"500ms","payload":1048576,"concurrency":4,"cpu":"5s","queue":256,"log_lines":50,"key_value":16777216,"requests":64}}},"triggers":{"http":[{"id":"climate.http","route":"/climate/...","component":"climate"}],` +
+		`"limits":{"memory":33554432,"time":"500ms","payload":1048576,"concurrency":4,"cpu":"5s","queue":256,"log_lines":50,"key_value":16777216,"requests":64,"files":16777216}}},"triggers":{"http":[{"id":"climate.http","route":"/climate/...","component":"climate"}],` +
 		`"mqtt":[{"id":"climate.mqtt","topic":"tele/+/SENSOR","qos":1,"component":"climate"},{"id":"raw","topic":"raw/#","qos":0,"component":"climate"}],` +
 		`"timer":[{"id":"climate.timer","every":"30s","missed":"skip","overlap":"skip","component":"climate"},` +
 		`{"id":"climate.timer.2","cron":"0 6 * * *","timezone":"Europe/Berlin","missed":"once","overlap":"queue","component":"climate"}]}}`
@@ -268,7 +268,7 @@ func TestDefaultsAreStated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := m.Components["climate"].Grants.Limits; got != (wire.Limits{Memory: 64 << 20, Time: wire.Duration(5 * time.Second), Payload: 1 << 20, Concurrency: 4,
-		CPU: wire.Duration(5 * time.Second), Queue: 256, LogLines: 50, KeyValue: 16 << 20, Requests: 64}) {
+		CPU: wire.Duration(5 * time.Second), Queue: 256, LogLines: 50, KeyValue: 16 << 20, Requests: 64, Files: 16 << 20}) {
 		t.Errorf("limits %+v", got)
 	}
 }

@@ -147,7 +147,9 @@ func (s *spin) component(t *table, name string) {
 	}
 	s.outbound(t, out)
 	for _, key := range []string{"files", "exclude_files"} {
-		t.ignored(key, "files are not brought to boards yet")
+		if e := t.find(key); e != nil {
+			out.set(key, e.value)
+		}
 	}
 	t.unused("description")
 	t.ignored("targets", "dunlin check holds components against what boards have")
@@ -197,7 +199,7 @@ func (s *spin) tools(t *table, out *node) {
 		if ours == nil {
 			continue
 		}
-		for _, key := range []string{"limits", "publish", "blob_stores"} {
+		for _, key := range []string{"limits", "publish", "blob_stores", "directory"} {
 			if e := ours.find(key); e != nil {
 				out.drop(key) // an entry for mqtt among the outbound hosts says less
 				out.set(key, e.value)

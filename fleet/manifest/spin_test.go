@@ -1,10 +1,13 @@
 package manifest
 
 import (
+	"bytes"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/fstest"
 
+	"dunlin.dev/dunlin/fleet/archive"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
@@ -118,6 +121,13 @@ func TestSpinApplicationIsTakenAsItIs(t *testing.T) {
 	}
 	notes := m.Notes
 	m.Notes = nil
+	files, err := m.Components["door"].Files(fstest.MapFS{"assets/open.wav": {Data: []byte("creak")}, "assets/secret": {}, "assets/old/x": {}})
+	if b, _ := archive.Pack([]archive.File{{Path: "assets/open.wav", Data: []byte("creak")}}); err != nil || !bytes.Equal(files.Archive, b) {
+		t.Errorf("its files are %q, %v", files.Archive, err)
+	}
+	door := m.Components["door"]
+	door.files = nil
+	m.Components["door"] = door
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("got  %+v\nwant %+v", m, want)
 	}
@@ -141,8 +151,6 @@ func TestSpinApplicationIsTakenAsItIs(t *testing.T) {
 		`spin.toml:19:1: variable "token" is secret: the release has its value`,
 		`spin.toml:23:6: the trigger "trigger-Door" is "trigger-door" here`,
 		`spin.toml:34:9: a private route has no meaning here`,
-		`spin.toml:49:1: files in [component.door] has no meaning here`,
-		`spin.toml:50:1: exclude_files in [component.door] has no meaning here`,
 		`spin.toml:51:72: "mqtt://localhost:1883": what [component.door] publishes goes to the board's bus`,
 		`spin.toml:51:97: "redis://localhost:6379" has no meaning here`,
 		`spin.toml:51:123: "http://inner.spin.internal" has no meaning here`,

@@ -21,10 +21,11 @@ type release struct {
 	digest                      Digest
 	manifest                    []byte
 	components                  map[string]Blob
+	files                       map[string]Blob
 	local                       bool
 }
 
-// Blob is a component's bytes by digest and size.
+// Blob is a component's bytes, or the archive of its files, by digest and size.
 type Blob struct {
 	Digest Digest
 	Size   int64 // bytes
@@ -51,6 +52,9 @@ func (r Release) Manifest() []byte { return r.r.manifest }
 // Components are the release's components by name: what a store must hold before the release can run.
 func (r Release) Components() map[string]Blob { return maps.Clone(r.r.components) }
 
+// Files are the archives of the components' files, for those that have any: the store must hold them too.
+func (r Release) Files() map[string]Blob { return maps.Clone(r.r.files) }
+
 // Local reports whether Unverified made it.
 func (r Release) Local() bool { return r.r.local }
 
@@ -74,8 +78,8 @@ func parseManifest(b []byte) (*release, error) {
 		Version     string `json:"version"`
 		Floor       string `json:"floor"`
 		Components  map[string]struct {
-			Digest string `json:"digest"`
-			Size   int64  `json:"size"`
+			blob
+			Files *blob `json:"files"`
 		} `json:"components"`
 	}
 	bad := func(err error) (*release, error) {
@@ -95,18 +99,34 @@ func parseManifest(b []byte) (*release, error) {
 			return bad(err)
 		}
 	}
-	r := &release{application: m.Application, version: m.Version, floor: m.Floor, manifest: bytes.Clone(b), digest: sha256.Sum256(b), components: map[string]Blob{}}
+	r := &release{application: m.Application, version: m.Version, floor: m.Floor, manifest: bytes.Clone(b), digest: sha256.Sum256(b), components: map[string]Blob{}, files: map[string]Blob{}}
 	for name, c := range m.Components {
-		d, err := parseDigest(c.Digest)
-		if err != nil || c.Size < 1 {
-			return bad(fmt.Errorf("component %.80q of %d bytes, digest %.80q", name, c.Size, c.Digest))
+		var err error
+		if r.components[name], err = c.parse(); err == nil && c.Files != nil {
+			r.files[name], err = c.Files.parse()
 		}
-		r.components[name] = Blob{Digest: d, Size: c.Size}
+		if err != nil {
+			return bad(fmt.Errorf("component %.80q: %w", name, err))
+		}
 	}
 	if len(r.components) == 0 {
 		return bad(fmt.Errorf("no components"))
 	}
 	return r, nil
+}
+
+// blob as a manifest has it.
+type blob struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+func (b blob) parse() (Blob, error) {
+	d, err := parseDigest(b.Digest)
+	if err == nil && b.Size < 1 {
+		err = fmt.Errorf("%d bytes", b.Size)
+	}
+	return Blob{Digest: d, Size: b.Size}, err
 }
 
 // checkName guards the names that become paths and keys; wire.CheckName words it for people.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"dunlin.dev/dunlin/fleet/archive"
 	"dunlin.dev/dunlin/fleet/semver"
 )
 
@@ -33,7 +34,15 @@ type Component struct {
 	BlobStores  []string          `json:"blob_stores,omitempty"` // wasi:blobstore containers that it may open
 	Publish     []string          `json:"publish,omitempty"`     // topic filters: local bus, or "uplink:" and a filter
 	Variables   map[string]string `json:"variables,omitempty"`   // wasi:config
+	Files       *Blob             `json:"files,omitempty"`       // what it reads below "/": an archive of fleet/archive
+	Directory   string            `json:"directory,omitempty"`   // where it finds its private directory, as "/data"; "": it has none
 	Limits      Limits            `json:"limits"`
+}
+
+// Blob names bytes.
+type Blob struct {
+	Digest Digest `json:"digest"`
+	Size   int64  `json:"size"` // bytes
 }
 
 // Limits of one component. All of them bite in every release: one that a release doesn't name has its default, see Complete.
@@ -48,6 +57,7 @@ type Limits struct {
 	LogLines int      `json:"log_lines,omitempty"` // lines a second
 	KeyValue int64    `json:"key_value,omitempty"` // bytes of keys and values that are kept, all its stores and blob containers together
 	Requests int      `json:"requests,omitempty"`  // outgoing HTTP requests of one event
+	Files    int64    `json:"files,omitempty"`     // bytes that its private directory holds, each entry rounded up to 4 KiB
 }
 
 // Triggers of a release. IDs are unique over all three lists.
@@ -191,6 +201,7 @@ const (
 	DefaultLogLines    = 50
 	DefaultKeyValue    = 16 << 20
 	DefaultRequests    = 64
+	DefaultFiles       = 16 << 20
 
 	MinMemory      = 64 << 10 // one wasm page
 	MaxMemory      = 4 << 30  // a 32-bit linear memory
@@ -202,6 +213,8 @@ const (
 	MaxLogRate     = 10_000
 	MaxKeyValue    = 1 << 30
 	MaxRequests    = 10_000
+	MinFiles       = 4 << 10 // one entry
+	MaxFiles       = 1 << 30
 )
 
 // DefaultLimits are those of a component that names none.
@@ -216,6 +229,7 @@ func (l Limits) Complete() Limits {
 	l.LogLines = cmp.Or(l.LogLines, DefaultLogLines)
 	l.KeyValue = cmp.Or(l.KeyValue, DefaultKeyValue)
 	l.Requests = cmp.Or(l.Requests, DefaultRequests)
+	l.Files = cmp.Or(l.Files, DefaultFiles)
 	return l
 }
 
@@ -248,6 +262,14 @@ func (m *Release) check() error {
 func (c Component) check() error {
 	if c.Size < 1 || c.Size > MaxBlobBytes {
 		return fmt.Errorf("%d bytes, want 1 to %d", c.Size, MaxBlobBytes)
+	}
+	if f := c.Files; f != nil && (f.Size < 1 || f.Size > MaxBlobBytes) {
+		return fmt.Errorf("files of %d bytes, want 1 to %d", f.Size, MaxBlobBytes)
+	}
+	if c.Directory != "" {
+		if err := CheckDirectory(c.Directory); err != nil {
+			return err
+		}
 	}
 	for k, v := range c.Environment {
 		if err := first(CheckEnvironment(k), text("environment "+k, v, MaxMessageBytes)); err != nil {
@@ -293,6 +315,21 @@ func CheckVariable(s string) error {
 	return nil
 }
 
+// CheckDirectory checks the path at which a component finds its private directory: absolute, clean, as files have it.
+func CheckDirectory(s string) error {
+	rest, absolute := strings.CutPrefix(s, "/")
+	if !absolute {
+		return fmt.Errorf("directory %.80q: want an absolute path, as in \"/data\"", s)
+	}
+	if rest == "" {
+		return nil
+	}
+	if err := archive.CheckPath(rest); err != nil {
+		return fmt.Errorf("directory: %w", err)
+	}
+	return nil
+}
+
 // CheckEnvironment checks the name of an environment variable: 1 to 64 of A-Z a-z 0-9 and _, not starting with a digit (POSIX 8.1).
 func CheckEnvironment(s string) error {
 	odd := func(r rune) bool {
@@ -325,6 +362,8 @@ func (l Limits) Check() error {
 		return fmt.Errorf("key_value limit of %d bytes, want 1 to %d", l.KeyValue, MaxKeyValue)
 	case l.Requests < 0 || l.Requests > MaxRequests:
 		return fmt.Errorf("requests limit of %d, want 1 to %d", l.Requests, MaxRequests)
+	case l.Files != 0 && l.Files < MinFiles || l.Files > MaxFiles:
+		return fmt.Errorf("files limit of %d bytes, want %d to %d", l.Files, MinFiles, MaxFiles)
 	}
 	return nil
 }

@@ -120,7 +120,7 @@ var when = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func sampleRelease() Release {
 	return Release{Format: ReleaseFormat, Application: "greenhouse", Version: "1.4.0", Floor: "1.2.0",
 		Components: map[string]Component{"climate": {Digest: Sum([]byte("wasm")), Size: 4, Environment: map[string]string{"TZ": "UTC"}, Outbound: []string{"https://api.example.com"}, BlobStores: []string{"photos"},
-			KeyValue: []string{"default"}, Publish: []string{"alerts/#", "uplink:alerts/#"}, Variables: map[string]string{"threshold": "<28 & \"ü\">"}, Limits: DefaultLimits()}},
+			KeyValue: []string{"default"}, Publish: []string{"alerts/#", "uplink:alerts/#"}, Variables: map[string]string{"threshold": "<28 & \"ü\">"}, Files: &Blob{Sum([]byte("files")), 5}, Directory: "/data", Limits: DefaultLimits()}},
 		Triggers: Triggers{
 			HTTP:  []HTTPTrigger{{ID: "climate.http", Route: "/climate/...", Component: "climate"}},
 			MQTT:  []MQTTTrigger{{ID: "climate.mqtt", Topic: "tele/+/SENSOR", QoS: 1, MessageID: "json:/id", Unordered: true, Component: "climate"}},
@@ -219,6 +219,9 @@ func writeVectors(t *testing.T) {
 	damage("release", b)
 	write("bad", "release.format.json", bytes.Replace(b, []byte(`"format":1`), []byte(`"format":2`), 1), nil)
 	write("bad", "release.no-component.json", bytes.ReplaceAll(b, []byte(`"component":"climate"`), []byte(`"component":"clima"`)), nil)
+	write("bad", "release.no-files.json", bytes.Replace(b, []byte(`"size":5`), []byte(`"size":0`), 1), nil)
+	write("bad", "release.directory.json", bytes.Replace(b, []byte(`"directory":"/data"`), []byte(`"directory":"/../data"`), 1), nil)
+	write("bad", "release.files-limit.json", bytes.Replace(b, []byte(`"files":16777216`), []byte(`"files":1`), 1), nil)
 	write("bad", "release.invalid-utf8.json", bytes.Replace(b, []byte("ü"), []byte("\xff"), 1), nil)
 
 	o := sampleOffer(t)
