@@ -56,6 +56,7 @@ type Env struct {
 	Grants    Grants
 	KV        KV
 	Publisher Publisher
+	Mounts    []Mount                                         // wasi:filesystem; none: it finds no directory
 	Log       func(level slog.Level, context, message string) // wasi:logging, and stdout/stderr line by line; bounded by host
 	Args      []string
 	Environ   map[string]string
@@ -79,6 +80,17 @@ type LimitError struct {
 }
 
 func (e *LimitError) Error() string { return e.Key + " limit of " + e.Value }
+
+// SizeText is a number of bytes in the unit that a manifest would use.
+func SizeText(n int64) string {
+	switch {
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return fmt.Sprintf("%dMiB", n>>20)
+	case n >= 1<<10 && n%(1<<10) == 0:
+		return fmt.Sprintf("%dKiB", n>>10)
+	}
+	return fmt.Sprintf("%dB", n)
+}
 
 // ResponseWriter takes a guest's response. Unlike net/http's it can refuse, and it sees the end: Finish is called once, when
 // the body is complete. It may also have Informational(status int, header http.Header) error for 1xx responses, and

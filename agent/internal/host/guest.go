@@ -27,6 +27,7 @@ type Guest struct {
 	timer    *time.Timer   // of wait, reused
 	held     int64         // bytes, see hold
 	requests int           // outgoing requests so far
+	open     int           // files and folders that it holds open
 	inFlight atomic.Int32  // of them, under way
 	over     *LimitError   // the first limit that the guest was told of
 	stdin    *source

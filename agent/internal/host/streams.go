@@ -18,8 +18,9 @@ var errClosed = errors.New("the stream is closed")
 
 // inputStream reads what a source has fetched. It is a child of body, where there is one, which then owns the source.
 type inputStream struct {
-	src  *source // nil: closed
-	body *incomingBody
+	src   *source // nil: closed
+	body  *incomingBody
+	ended func() // when it is dropped; nil: nothing
 }
 
 func (s *inputStream) ready() bool { return s.src == nil || s.src.ready() }
@@ -32,6 +33,9 @@ func (s *inputStream) read(n uint64) ([]byte, error) {
 }
 
 func (s *inputStream) drop() {
+	if s.ended != nil {
+		s.ended()
+	}
 	if s.body != nil {
 		s.body.streaming = false
 	}

@@ -131,9 +131,9 @@ func (x *run) fits() error {
 	var err error
 	switch e := x.event; {
 	case e.MQTT != nil && int64(len(e.MQTT.Payload)) > limit:
-		err = fmt.Errorf("message of %d bytes: payload limit of %s", len(e.MQTT.Payload), size(limit))
+		err = fmt.Errorf("message of %d bytes: payload limit of %s", len(e.MQTT.Payload), host.SizeText(limit))
 	case e.HTTP != nil && e.HTTP.Request.ContentLength > limit:
-		err = fmt.Errorf("request body of %d bytes: payload limit of %s: %w", e.HTTP.Request.ContentLength, size(limit), &http.MaxBytesError{Limit: limit})
+		err = fmt.Errorf("request body of %d bytes: payload limit of %s: %w", e.HTTP.Request.ContentLength, host.SizeText(limit), &http.MaxBytesError{Limit: limit})
 	}
 	if err != nil {
 		return failure(trigger.TooLarge, err)
@@ -290,7 +290,7 @@ func (x *run) sort(ctx context.Context, err error, over *host.LimitError) error 
 		if words != "" {
 			err = fmt.Errorf("%w; its last words: %s", err, words)
 		}
-		err = fmt.Errorf("%w; its memory limit is %s", err, size(int64(x.cfg.Limits.Memory)))
+		err = fmt.Errorf("%w; its memory limit is %s", err, host.SizeText(int64(x.cfg.Limits.Memory)))
 	}
 	switch {
 	case errors.Is(err, store.ErrConflict):
@@ -299,7 +299,7 @@ func (x *run) sort(ctx context.Context, err error, over *host.LimitError) error 
 		if large != nil {
 			err = large // what the guest made of it says less
 		}
-		return failure(trigger.TooLarge, fmt.Errorf("payload limit of %s: %w", size(x.cfg.Limits.Payload), err))
+		return failure(trigger.TooLarge, fmt.Errorf("payload limit of %s: %w", host.SizeText(x.cfg.Limits.Payload), err))
 	case ctx.Err() != nil && errors.As(context.Cause(ctx), &slow):
 		return failure(trigger.TooSlow, slow)
 	case ctx.Err() != nil && errors.As(context.Cause(ctx), &busy):
@@ -309,7 +309,7 @@ func (x *run) sort(ctx context.Context, err error, over *host.LimitError) error 
 	case errors.Is(err, errClient):
 		return failure(trigger.Canceled, err)
 	case trapped && trap.Code == engine.TrapMemory && !strings.Contains(trap.Message, "out of bounds"):
-		return failure(trigger.TooBig, fmt.Errorf("memory limit of %s: %w", size(int64(x.cfg.Limits.Memory)), err))
+		return failure(trigger.TooBig, fmt.Errorf("memory limit of %s: %w", host.SizeText(int64(x.cfg.Limits.Memory)), err))
 	case over != nil:
 		return failure(trigger.OverLimit(over.Key), fmt.Errorf("%w: %w", over, err))
 	case starved:
@@ -329,17 +329,6 @@ func (x *run) lastWords() string {
 		return strings.TrimSpace((*s)[:min(len(*s), 200)])
 	}
 	return ""
-}
-
-// size in the unit that a manifest would use.
-func size(n int64) string {
-	switch {
-	case n >= 1<<20 && n%(1<<20) == 0:
-		return fmt.Sprintf("%dMiB", n>>20)
-	case n >= 1<<10 && n%(1<<10) == 0:
-		return fmt.Sprintf("%dKiB", n>>10)
-	}
-	return fmt.Sprintf("%dB", n)
 }
 
 // effects of one run, until its commit.
@@ -381,7 +370,7 @@ func (t *effects) Set(bucket, key string, value []byte) error {
 	err := t.Tx.Set(bucket, key, value)
 	var quota *store.QuotaError
 	if errors.As(err, &quota) {
-		return fmt.Errorf("%w: it has %s, and this value would be over it", &host.LimitError{Key: "key_value", Value: size(quota.Limit)}, size(quota.Used))
+		return fmt.Errorf("%w: it has %s, and this value would be over it", &host.LimitError{Key: "key_value", Value: host.SizeText(quota.Limit)}, host.SizeText(quota.Used))
 	}
 	return t.note(err)
 }
@@ -393,7 +382,7 @@ func (t *effects) Delete(bucket, key string) error {
 
 func (t *effects) Publish(topic string, payload []byte, qos byte, retain bool) error {
 	if int64(len(payload)) > t.limit {
-		return fmt.Errorf("publish to %s: %w: %d bytes: payload limit of %s", topic, errPayload, len(payload), size(t.limit))
+		return fmt.Errorf("publish to %s: %w: %d bytes: payload limit of %s", topic, errPayload, len(payload), host.SizeText(t.limit))
 	}
 	t.writing()
 	return t.note(t.Tx.Publish(topic, payload, qos, retain))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/alarm"
+	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
@@ -138,7 +139,7 @@ func (r *response) Write(p []byte) (int, error) {
 	case !r.writes && (r.streaming.Load() || len(r.held) > maxSmall):
 		r.err = r.flush()
 	case len(r.held) > maxHeld:
-		r.err = fmt.Errorf("response body: %w: over %s while the event's effects are not durable; write them after it, or answer less", errPayload, size(maxHeld))
+		r.err = fmt.Errorf("response body: %w: over %s while the event's effects are not durable; write them after it, or answer less", errPayload, host.SizeText(maxHeld))
 	}
 	if r.err != nil {
 		return 0, r.err
