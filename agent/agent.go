@@ -14,6 +14,7 @@ import (
 
 	"dunlin.dev/dunlin/agent/internal/codecache"
 	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/agent/internal/files"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/link"
@@ -42,6 +43,9 @@ type Agent struct {
 	bus    bus
 	timers *timertrigger.Source
 	apps   applications
+
+	unpacked    *files.Unpacked
+	directories directories
 
 	link    *link.Link // nil without a fleet, as is manager
 	manager *manager
@@ -83,6 +87,9 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		return nil, err
 	}
 	if a.code, err = codecache.Open(filepath.Join(cfg.State, "code"), a.engine, log); err != nil {
+		return nil, err
+	}
+	if a.unpacked, err = files.OpenUnpacked(filepath.Join(cfg.State, "files"), log); err != nil {
 		return nil, err
 	}
 	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime}, log.With("source", "http"))
@@ -256,6 +263,9 @@ func (a *Agent) uplink(ctx context.Context, m store.Message) error {
 func (a *Agent) Close() {
 	for _, d := range a.apps.list() {
 		d.close(context.Background())
+	}
+	if err := a.directories.close(); err != nil {
+		a.log.Error("a directory did not close", "cause", err)
 	}
 	if a.host != nil {
 		a.host.Close()

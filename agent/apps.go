@@ -13,6 +13,7 @@ import (
 
 	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/agent/internal/files"
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/runner"
 	"dunlin.dev/dunlin/agent/internal/store"
@@ -29,6 +30,7 @@ type deployment struct {
 	release  trust.Release
 	manifest wire.Release
 	runners  map[string]*runner.Runner // by component
+	files    []*files.Directory        // of its components
 
 	durability map[string]store.Durability // by trigger, as events name it
 }
@@ -81,7 +83,7 @@ const (
 	manifestArea = "manifest/"
 )
 
-// componentNames are the names under which a stored release has a component.
+// componentNames are the names under which a stored release has a component, or its files.
 func (a *Agent) componentNames(release, digest string) map[string]bool {
 	names := map[string]bool{}
 	b, _, err := a.store.Get(manifestArea + release)
@@ -93,7 +95,7 @@ func (a *Agent) componentNames(release, digest string) map[string]bool {
 		return names // it is fetched again; which bases are tried first is no matter of right or wrong
 	}
 	for name, c := range manifest.Components {
-		names[name] = c.Digest.String() == digest
+		names[name] = slices.ContainsFunc(contents(c), func(d wire.Digest) bool { return d.String() == digest })
 	}
 	return names
 }
@@ -133,7 +135,11 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 	c := d.manifest.Components[name]
 	load := func() (*engine.Component, error) {
 		digest := c.Digest.String()
-		return a.code.Load(digest, func() ([]byte, error) { return a.component(digest) })
+		return a.code.Load(digest, func() ([]byte, error) { return a.blob("component", digest) })
+	}
+	mounts, err := a.mounts(d, name)
+	if err != nil {
+		return err
 	}
 	if probe {
 		comp, err := load()
@@ -144,7 +150,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		if err := checkComponent(a.host, comp, name, d.manifest); err != nil {
 			return err
 		}
-		if err := a.probe(ctx, comp, c); err != nil {
+		if err := a.probe(ctx, comp, c, mounts); err != nil {
 			return fmt.Errorf("component %q does not start: %w", name, err)
 		}
 	}
@@ -152,7 +158,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 	quota := store.Quota{Stores: grantsOf(c).KeyvalueStores(), Bytes: l.KeyValue}
 	d.runners[name] = runner.New(runner.Config{
 		Engine: a.engine, Host: a.host, Load: load,
-		Application: d.manifest.Application, Name: name, Grants: grantsOf(c), Environ: c.Environment,
+		Application: d.manifest.Application, Name: name, Grants: grantsOf(c), Environ: c.Environment, Mounts: mounts,
 		Limits: runner.Limits{Memory: uint64(l.Memory), Time: time.Duration(l.Time), CPU: time.Duration(l.CPU), Payload: l.Payload,
 			Concurrency: l.Concurrency, Queue: l.Queue, LogLines: l.LogLines, Requests: l.Requests},
 		Begin: func(e *trigger.Event) runner.Tx {
@@ -164,11 +170,11 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 }
 
 // probe instantiates a component once, within its own limits.
-func (a *Agent) probe(ctx context.Context, comp *engine.Component, c wire.Component) error {
+func (a *Agent) probe(ctx context.Context, comp *engine.Component, c wire.Component, mounts []host.Mount) error {
 	limit := time.Duration(c.Limits.Time)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than its time limit of %s", limit))
 	defer cancel()
-	g, err := a.host.Instantiate(ctx, a.engine, comp, host.Limits{Engine: engine.Limits{Memory: uint64(c.Limits.Memory)}}, &host.Env{Grants: grantsOf(c), Environ: c.Environment})
+	g, err := a.host.Instantiate(ctx, a.engine, comp, host.Limits{Engine: engine.Limits{Memory: uint64(c.Limits.Memory)}}, &host.Env{Grants: grantsOf(c), Environ: c.Environment, Mounts: mounts})
 	var trap *engine.Trap
 	if errors.As(err, &trap) && trap.Code == engine.TrapMemory {
 		return fmt.Errorf("memory limit of %d bytes: %w", c.Limits.Memory, err)
@@ -180,10 +186,11 @@ func (a *Agent) probe(ctx context.Context, comp *engine.Component, c wire.Compon
 	return nil
 }
 
-func (a *Agent) component(digest string) ([]byte, error) {
+// blob of a component or its files.
+func (a *Agent) blob(what, digest string) ([]byte, error) {
 	b, ok, err := a.store.Blob(digest)
 	if err == nil && !ok {
-		err = fmt.Errorf("read component %s: it is not on the board", digest)
+		err = fmt.Errorf("read %s %s: it is not on the board", what, digest)
 	}
 	return b, err
 }
@@ -278,7 +285,7 @@ func (a *Agent) serve(ctx context.Context, d *deployment) error {
 	return nil
 }
 
-// retire stops an application and forgets that it was installed. Its keyvalue data stays.
+// retire stops an application and forgets that it was installed. Its keyvalue data and directories stay.
 func (a *Agent) retire(ctx context.Context, app string) error {
 	if err := a.store.Put(map[string][]byte{installArea + app: nil, attemptArea + app: nil}); err != nil {
 		return err
@@ -363,5 +370,8 @@ func (d *deployment) close(ctx context.Context) {
 	defer cancel()
 	for _, r := range d.runners {
 		_ = r.Close(ctx) // its error says that events were cut off, and each of those has said so itself
+	}
+	for _, f := range d.files {
+		_ = f.Close() // nothing was written to it
 	}
 }

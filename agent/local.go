@@ -65,7 +65,12 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 	if err != nil {
 		return files, err
 	}
-	blobs, bodies := map[string]manifest.Blob{}, map[string][]byte{}
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return files, fmt.Errorf("read manifest: %w", err)
+	}
+	defer root.Close()
+	blobs, bodies := map[string]manifest.Blob{}, map[wire.Digest][]byte{}
 	for name, c := range m.Components {
 		source := filepath.Join(filepath.Dir(path), c.Source)
 		files = append(files, source)
@@ -73,7 +78,22 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 		if err != nil {
 			return files, fmt.Errorf("read component %q: %w", name, err)
 		}
-		blobs[name], bodies[name] = manifest.Blob{Digest: wire.Sum(b), Size: int64(len(b))}, b
+		blob := manifest.Blob{Digest: wire.Sum(b), Size: int64(len(b))}
+		bodies[blob.Digest] = b
+		packed, err := c.Files(root.FS())
+		if packed != nil {
+			for _, p := range packed.Watch {
+				files = append(files, filepath.Join(filepath.Dir(path), p))
+			}
+		}
+		if err != nil {
+			return files, err
+		}
+		if packed.Archive != nil {
+			blob.Files = &wire.Blob{Digest: wire.Sum(packed.Archive), Size: int64(len(packed.Archive))}
+			bodies[blob.Files.Digest] = packed.Archive
+		}
+		blobs[name] = blob
 	}
 	release, err := m.Resolve(blobs)
 	if err != nil {
@@ -87,8 +107,8 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 	if err != nil {
 		return files, err
 	}
-	for name, b := range bodies {
-		if err := a.store.PutBlob(blobs[name].Digest.String(), blobs[name].Size, bytes.NewReader(b)); err != nil {
+	for digest, b := range bodies {
+		if err := a.store.PutBlob(digest.String(), int64(len(b)), bytes.NewReader(b)); err != nil {
 			return files, err
 		}
 	}
@@ -110,7 +130,7 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 	return files, a.dropOthers(release)
 }
 
-// dropOthers deletes the components of versions that were run before: each rebuild makes new ones.
+// dropOthers deletes the components and files of versions that were run before: each rebuild makes new ones.
 func (a *Agent) dropOthers(release wire.Release) error {
 	digests, err := a.store.Blobs()
 	if err != nil {
@@ -118,11 +138,13 @@ func (a *Agent) dropOthers(release wire.Release) error {
 	}
 	keep := map[string]bool{}
 	for _, c := range release.Components {
-		keep[c.Digest.String()] = true
+		for _, d := range contents(c) {
+			keep[d.String()] = true
+		}
 	}
 	for _, d := range digests {
 		if !keep[d] {
-			if err := errors.Join(a.store.DeleteBlob(d), a.code.Drop(d)); err != nil {
+			if err := a.drop(d); err != nil {
 				return err
 			}
 		}
@@ -138,7 +160,7 @@ func readManifest(path string, values manifest.Lookup) (*manifest.Manifest, erro
 	return manifest.Read(path, b, values)
 }
 
-// follow calls changed after files were written, once a burst of writes is over, and follows the files that it returns.
+// follow calls changed after files were written, or anything in a directory among them, once a burst of writes is over, and follows the files that it returns.
 // Directories are watched, not files: compilers and editors replace files. A directory that is gone (a build that cleans up
 // first) is waited for in the nearest one that is there.
 func follow(ctx context.Context, files []string, changed func() []string) error {
@@ -158,7 +180,7 @@ func follow(ctx context.Context, files []string, changed func() []string) error 
 			return fmt.Errorf("watch files: %w", err)
 		case e := <-w.Events:
 			for _, f := range watched {
-				if !e.Has(fsnotify.Chmod) && (f == e.Name || strings.HasPrefix(f, e.Name+string(filepath.Separator))) {
+				if !e.Has(fsnotify.Chmod) && (f == e.Name || f == filepath.Dir(e.Name) || strings.HasPrefix(f, e.Name+string(filepath.Separator))) {
 					settle = time.After(quiet)
 				}
 			}
@@ -169,7 +191,7 @@ func follow(ctx context.Context, files []string, changed func() []string) error 
 	}
 }
 
-// watch the directories of files, and returns the files' absolute paths. What can't be watched is not there yet.
+// watch the directories of files, and those among them; it returns their absolute paths. What can't be watched is not there yet.
 func watch(w *fsnotify.Watcher, files []string) (paths []string) {
 	for _, f := range files {
 		abs, err := filepath.Abs(f)
@@ -177,6 +199,9 @@ func watch(w *fsnotify.Watcher, files []string) (paths []string) {
 			continue
 		}
 		paths = append(paths, abs)
+		if info, err := os.Stat(abs); err == nil && info.IsDir() {
+			_ = w.Add(abs) // a folder of files: one may be added
+		}
 		for dir := filepath.Dir(abs); w.Add(dir) != nil && dir != filepath.Dir(dir); {
 			dir = filepath.Dir(dir)
 		}

@@ -256,6 +256,9 @@ func (m *manager) observe() (reconcile.Observed, error) {
 		for _, c := range rel.Components() {
 			r.Components = append(r.Components, reconcile.Content{Digest: wire.Digest(c.Digest).String(), Size: c.Size})
 		}
+		for _, c := range rel.Files() {
+			r.Files = append(r.Files, reconcile.Content{Digest: wire.Digest(c.Digest).String(), Size: c.Size})
+		}
 		o.Releases[key[len(manifestArea):]] = r
 	}
 	digests, err := m.agent.store.Blobs()

@@ -22,7 +22,7 @@ func (m *manager) take(ctx context.Context, s reconcile.Step) error {
 		return m.fetch(ctx, s)
 	case reconcile.Prepare:
 		m.phase(s, wire.PhaseCompiling, nil)
-		comp, err := a.code.Load(s.Content.Digest, func() ([]byte, error) { return a.component(s.Content.Digest) })
+		comp, err := a.code.Load(s.Content.Digest, func() ([]byte, error) { return a.blob("component", s.Content.Digest) })
 		if err != nil {
 			return err
 		}
@@ -65,12 +65,14 @@ func (m *manager) bases(s reconcile.Step) ([]wire.Digest, error) {
 	rank := map[string]int{}
 	for _, d := range m.agent.apps.list() {
 		for name, c := range d.manifest.Components {
-			switch {
-			case d.manifest.Application != s.Application:
-			case names[name]:
-				rank[c.Digest.String()] = 2
-			default:
-				rank[c.Digest.String()] = max(rank[c.Digest.String()], 1)
+			for _, digest := range contents(c) {
+				switch {
+				case d.manifest.Application != s.Application:
+				case names[name]:
+					rank[digest.String()] = 2
+				default:
+					rank[digest.String()] = max(rank[digest.String()], 1)
+				}
 			}
 		}
 	}
@@ -113,12 +115,14 @@ func (m *manager) activate(ctx context.Context, s reconcile.Step) error {
 	return nil
 }
 
+// drop a blob and what was made of it.
+func (a *Agent) drop(digest string) error {
+	return errors.Join(a.unpacked.Drop(digest), a.code.Drop(digest), a.store.DeleteBlob(digest))
+}
+
 func (m *manager) sweep(digests []string) error {
 	for _, d := range digests {
-		if err := m.agent.store.DeleteBlob(d); err != nil {
-			return err
-		}
-		if err := m.agent.code.Drop(d); err != nil {
+		if err := m.agent.drop(d); err != nil {
 			return err
 		}
 		if err := m.agent.store.EndTransfer(d); err != nil {

@@ -34,8 +34,14 @@ func OpenUnpacked(dir string, log *slog.Logger) (*Unpacked, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open unpacked files: %w", err)
 	}
-	u := &Unpacked{dir: dir, log: log}
-	return u, u.remove(func(name string) bool { return strings.HasPrefix(name, writing) })
+	unfinished, err := filepath.Glob(filepath.Join(dir, writing+"*"))
+	for _, path := range unfinished {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open unpacked files: %w", err)
+	}
+	return &Unpacked{dir: dir, log: log}, nil
 }
 
 func (u *Unpacked) path(digest string) string {
@@ -65,26 +71,12 @@ func (u *Unpacked) Load(digest string, blob func() ([]byte, error)) (*Directory,
 	return OpenReadOnly(dir)
 }
 
-// Keep removes all but these digests' files. Those who have them open keep what they have.
-func (u *Unpacked) Keep(digests []string) error {
+// Drop removes the files with a digest, if they are there.
+func (u *Unpacked) Drop(digest string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.remove(func(name string) bool {
-		return !slices.ContainsFunc(digests, func(d string) bool { return filepath.Base(u.path(d)) == name })
-	})
-}
-
-func (u *Unpacked) remove(which func(name string) bool) error {
-	entries, err := os.ReadDir(u.dir)
-	if err != nil {
-		return fmt.Errorf("clean unpacked files: %w", err)
-	}
-	for _, e := range entries {
-		if which(e.Name()) {
-			if err := os.RemoveAll(filepath.Join(u.dir, e.Name())); err != nil {
-				return fmt.Errorf("clean unpacked files: %w", err)
-			}
-		}
+	if err := os.RemoveAll(u.path(digest)); err != nil {
+		return fmt.Errorf("drop unpacked files: %w", err)
 	}
 	return nil
 }

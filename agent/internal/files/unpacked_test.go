@@ -95,12 +95,15 @@ func TestFilesAreUnpackedWholeOrNotAtAll(t *testing.T) {
 	if names, _ := os.ReadDir(dir); len(names) != 0 {
 		t.Errorf("%v are left", names)
 	}
-	for _, keep := range [][]string{{digest}, {}} {
-		d, err := u.Load(digest, func() ([]byte, error) { return b, nil })
-		must(t, errors.Join(err, d.Close(), u.Keep(keep)))
-		if names, _ := os.ReadDir(dir); len(names) != len(keep) {
-			t.Errorf("of %v are kept %v", keep, names)
-		}
+	d, err := u.Load(digest, func() ([]byte, error) { return b, nil })
+	must(t, err)
+	must(t, errors.Join(d.Close(), u.Drop("sha256:other")))
+	if names, _ := os.ReadDir(dir); len(names) != 1 {
+		t.Errorf("%v are kept", names)
+	}
+	must(t, errors.Join(u.Drop(digest), u.Drop(digest)))
+	if names, _ := os.ReadDir(dir); len(names) != 0 {
+		t.Errorf("%v are kept", names)
 	}
 }
 

@@ -19,6 +19,7 @@ type Desired struct {
 type Release struct {
 	Application string
 	Components  []Content
+	Files       []Content // the archives of components' files
 }
 
 // Content names bytes by digest and size.
@@ -40,7 +41,7 @@ type Observed struct {
 	Running  map[string]string  // application -> release that serves events
 	Previous map[string]string  // application -> release kept to go back to
 	Releases map[string]Release // by digest: manifests that are on the board and verified
-	Content  map[string]bool    // digests of stored components
+	Content  map[string]bool    // digests of stored components and archives
 	Prepared map[string]bool    // digests of components whose compiled code is in the cache
 	Partial  map[string]bool    // digests of components whose transfer has begun
 	Failed   map[string]Failure // by release digest
@@ -53,11 +54,11 @@ type Kind string
 // The steps of an install, in the order they are taken (DESIGN: compile, instantiate, health check, switch, drain, drop).
 const (
 	FetchRelease   Kind = "fetch-release"
-	FetchComponent Kind = "fetch-component"
-	Prepare        Kind = "prepare"  // compile
-	Activate       Kind = "activate" // instantiate, check, switch, drain
-	Retire         Kind = "retire"   // the application is no longer wanted
-	Sweep          Kind = "sweep"    // drop content that nothing refers to
+	FetchComponent Kind = "fetch-component" // or the archive of its files
+	Prepare        Kind = "prepare"         // compile
+	Activate       Kind = "activate"        // instantiate, check, switch, drain
+	Retire         Kind = "retire"          // the application is no longer wanted
+	Sweep          Kind = "sweep"           // drop content that nothing refers to
 )
 
 // Step is one thing to do.
@@ -114,11 +115,11 @@ func install(o Observed, d Desired, app string, now time.Time) (Step, bool) {
 	}
 	// Everything is on the board before anything is compiled: a link that drops leaves nothing half installed.
 	for _, kind := range []Kind{FetchComponent, Prepare} {
-		have := o.Content
+		have, content := o.Content, slices.Concat(manifest.Components, manifest.Files)
 		if kind == Prepare {
-			have = o.Prepared
+			have, content = o.Prepared, manifest.Components
 		}
-		for _, c := range manifest.Components {
+		for _, c := range content {
 			if !have[c.Digest] {
 				if kind == FetchComponent && o.Offline {
 					return Step{}, false
@@ -145,7 +146,7 @@ func unreferenced(o Observed, d Desired) []string {
 				return nil
 			}
 			keep[rel] = true
-			for _, c := range m.Components {
+			for _, c := range slices.Concat(m.Components, m.Files) {
 				keep[c.Digest] = true
 			}
 		}

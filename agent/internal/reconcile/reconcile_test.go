@@ -29,6 +29,11 @@ func apply(t *testing.T, o *Observed, world map[string]Release, s Step) {
 				t.Fatalf("activate %s: component %s is not prepared", s.Release, c.Digest)
 			}
 		}
+		for _, c := range o.Releases[s.Release].Files {
+			if !o.Content[c.Digest] {
+				t.Fatalf("activate %s: files %s are not on the board", s.Release, c.Digest)
+			}
+		}
 		if old, ok := o.Running[s.Application]; ok {
 			o.Previous[s.Application] = old
 		}
@@ -78,7 +83,7 @@ func TestInstallTakesItsStepsInOrder(t *testing.T) {
 func TestAnUpdateKeepsThePreviousReleaseAndDropsTheOneBefore(t *testing.T) {
 	world := map[string]Release{}
 	for i := 1; i <= 3; i++ {
-		world[fmt.Sprint("r", i)] = Release{Application: "a", Components: []Content{{fmt.Sprint("c", i), 1}}}
+		world[fmt.Sprint("r", i)] = Release{Application: "a", Components: []Content{{fmt.Sprint("c", i), 1}}, Files: []Content{{fmt.Sprint("f", i), 1}}}
 	}
 	o := empty()
 	for i := 1; i <= 3; i++ {
@@ -87,7 +92,7 @@ func TestAnUpdateKeepsThePreviousReleaseAndDropsTheOneBefore(t *testing.T) {
 	if o.Running["a"] != "r3" || o.Previous["a"] != "r2" {
 		t.Errorf("running %s, previous %s", o.Running["a"], o.Previous["a"])
 	}
-	if o.Content["c1"] || !o.Content["c2"] || !o.Content["c3"] {
+	if o.Content["c1"] || !o.Content["c2"] || !o.Content["c3"] || o.Content["f1"] || !o.Content["f2"] || !o.Content["f3"] || o.Prepared["f3"] {
 		t.Errorf("content kept: %v", o.Content)
 	}
 }

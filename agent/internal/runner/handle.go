@@ -246,7 +246,7 @@ func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
 	if limits.CPU < limits.Time { // a guest is one thread: it uses up no more than passes
 		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { cancel(&CPULimitError{limits.CPU}) }
 	}
-	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
+	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, Mounts: x.cfg.Mounts, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
 	if x.event.Kind == trigger.KindTimer {
 		env.Args = []string{x.cfg.Name}
 	}

@@ -52,6 +52,7 @@ type Config struct {
 	Name        string // of the component, as in the manifest
 	Grants      host.Grants
 	Environ     map[string]string // wasi:cli/environment
+	Mounts      []host.Mount      // wasi:filesystem
 	Limits      Limits
 	Begin       func(e *trigger.Event) Tx
 	Log         *slog.Logger

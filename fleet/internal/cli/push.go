@@ -188,12 +188,15 @@ type localRelease struct {
 	release    wire.Release
 	manifest   []byte // canonical
 	components map[string][]byte
-	files      map[string]string // of the components
+	files      map[string]string // where the components came from
+	archives   map[string][]byte // of the components' own files
 }
 
 func (r *localRelease) size() (n int64) {
-	for _, b := range r.components {
-		n += int64(len(b))
+	for _, of := range []map[string][]byte{r.components, r.archives} {
+		for _, b := range of {
+			n += int64(len(b))
+		}
 	}
 	return n
 }
@@ -211,7 +214,12 @@ func readRelease(path string, values manifest.Lookup) (r *localRelease, notes []
 		return nil, notes, err
 	}
 	notes = m.Notes
-	r = &localRelease{components: map[string][]byte{}, files: map[string]string{}}
+	r = &localRelease{components: map[string][]byte{}, files: map[string]string{}, archives: map[string][]byte{}}
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, notes, fmt.Errorf("read manifest: %w", err)
+	}
+	defer root.Close()
 	blobs := map[string]manifest.Blob{}
 	for _, name := range slices.Sorted(maps.Keys(m.Components)) {
 		source := m.Components[name].Source
@@ -232,7 +240,16 @@ func readRelease(path string, values manifest.Lookup) (r *localRelease, notes []
 			return nil, notes, fmt.Errorf("read component %s: %s is empty", name, source)
 		}
 		r.components[name], r.files[name] = c, source
-		blobs[name] = manifest.Blob{Digest: wire.Sum(c), Size: int64(len(c))}
+		blob := manifest.Blob{Digest: wire.Sum(c), Size: int64(len(c))}
+		packed, err := m.Components[name].Files(root.FS())
+		if err != nil {
+			return nil, notes, err
+		}
+		if notes = append(notes, packed.Notes...); packed.Archive != nil {
+			r.archives[name] = packed.Archive
+			blob.Files = &wire.Blob{Digest: wire.Sum(packed.Archive), Size: int64(len(packed.Archive))}
+		}
+		blobs[name] = blob
 	}
 	if r.release, err = m.Resolve(blobs); err != nil {
 		return nil, notes, err
@@ -245,18 +262,29 @@ func readRelease(path string, values manifest.Lookup) (r *localRelease, notes []
 
 func upload(ctx context.Context, c *client.Client, r *localRelease, out *progress) error {
 	for _, name := range slices.Sorted(maps.Keys(r.components)) {
-		b := r.components[name]
-		bar := out.bar("upload", name, int64(len(b)))
-		sent, err := c.Upload(ctx, wire.Sum(b), int64(len(b)), strings.NewReader(string(b)), bar.set)
-		if err != nil {
-			bar.abort()
+		if err := uploadOne(ctx, c, name, r.components[name], out); err != nil {
 			return err
 		}
-		if sent {
-			bar.done(amount(int64(len(b))))
-		} else {
-			bar.skip("the server has it")
+		if b := r.archives[name]; b != nil {
+			if err := uploadOne(ctx, c, name+"'s files", b, out); err != nil {
+				return err
+			}
 		}
+	}
+	return nil
+}
+
+func uploadOne(ctx context.Context, c *client.Client, name string, b []byte, out *progress) error {
+	bar := out.bar("upload", name, int64(len(b)))
+	sent, err := c.Upload(ctx, wire.Sum(b), int64(len(b)), strings.NewReader(string(b)), bar.set)
+	switch {
+	case err != nil:
+		bar.abort()
+		return err
+	case sent:
+		bar.done(amount(int64(len(b))))
+	default:
+		bar.skip("the server has it")
 	}
 	return nil
 }

@@ -214,6 +214,11 @@ func (r *Registry) AddRelease(manifest, targets []byte) (wire.Pointer, error) {
 		if n, err := r.blobs.Size(c.Digest); err != nil || n != c.Size {
 			return wire.Pointer{}, fmt.Errorf("check release: component %s (%s, %d bytes): %w", name, c.Digest.Short(), c.Size, ErrMissing)
 		}
+		if f := c.Files; f != nil {
+			if n, err := r.blobs.Size(f.Digest); err != nil || n != f.Size {
+				return wire.Pointer{}, fmt.Errorf("check release: files of component %s (%s, %d bytes): %w", name, f.Digest.Short(), f.Size, ErrMissing)
+			}
+		}
 	}
 	if err := r.publish(root.Bytes, targets, store.Publication{Manifest: manifest}); err != nil {
 		return wire.Pointer{}, err
