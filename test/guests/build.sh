@@ -117,6 +117,7 @@ all() {
 	cargo_build coldroom "$1/coldroom/coldroom-v2.wasm" --features v2
 	cargo_build hostile "$1/hostile/hostile.wasm"
 	cargo_build photos "$1/photos/photos.wasm"
+	cargo_build shelf "$1/shelf/shelf.wasm"
 	cargo_build spin "$1/spin/spin.wasm"
 	cargo_build ledger "$1/ledger/ledger.wasm"
 	mkdir -p "$1/vectors"

@@ -48,6 +48,12 @@ var Hostile []byte
 //go:embed photos/photos.wasm
 var Photos []byte
 
+// Shelf serves and keeps files with wasi:filesystem: GET, PUT and DELETE /PATH, GET /PATH/ for what is in a folder, POST /tour (every
+// function on the directory at /data), /grow (fills it) and /open?PATH (how opening that path below each directory ends).
+//
+//go:embed shelf/shelf.wasm
+var Shelf []byte
+
 // Spin is made for Spin's synchronous triggers: it keeps a message under "message/<topic>", a cron event's seconds under
 // "cron" and the variable "greeting", if any, under that name, in the store "default". The payload "fail" is kept, and fails;
 // "forward" is published on "spin/<topic>" too. HTTP: .../keys lists what is kept, all else the headers that Spin adds.

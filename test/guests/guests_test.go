@@ -18,6 +18,7 @@ func committed() map[string][]byte {
 		"coldroom/coldroom-v2.wasm":   Coldroom2,
 		"hostile/hostile.wasm":        Hostile,
 		"photos/photos.wasm":          Photos,
+		"shelf/shelf.wasm":            Shelf,
 		"spin/spin.wasm":              Spin,
 		"ledger/ledger.wasm":          Ledger,
 		"vectors/smallest.wasm":       Smallest,

@@ -11,6 +11,7 @@ import (
 
 	"dunlin.dev/dunlin/agent/internal/engine"
 	"dunlin.dev/dunlin/agent/internal/files"
+	"dunlin.dev/dunlin/test/guests"
 )
 
 const fsTypes = "wasi:filesystem/types [method]descriptor."
@@ -370,4 +371,54 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(names)
+}
+
+// A real component gets every function as its bindings have it.
+func TestShelfUsesEveryFunction(t *testing.T) {
+	c := compile(t, guests.Shelf)
+	d, _, _, _ := disk(t, 64<<10)
+	ask := func(method, target, body string) string {
+		t.Helper()
+		a, err := serve(t, c, Limits{}, d.env, request(method, target, strings.NewReader(body)))
+		if err != nil {
+			t.Fatalf("%s %s: %v", method, target, err)
+		}
+		return fmt.Sprintf("%d %s", a.status, a.body.String())
+	}
+	want := `200 write: 5
+read: hello true
+stat: DescriptorType::RegularFile 4 1
+flags: DescriptorFlags(READ | WRITE)
+types: DescriptorType::RegularFile DescriptorType::Directory
+modified: 86400.000000007
+link: b
+same: true false
+hash: true
+dangling: Some("no-entry")
+stream: [0, 104, 101, 33]
+list: a DescriptorType::RegularFile, c DescriptorType::SymbolicLink, 
+busy: Some("not-empty")
+left: 
+`
+	if got := ask("POST", "/tour", ""); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	for _, step := range []struct{ method, target, body, want string }{
+		{"GET", "/sub/page.html", "", "200 <p>page</p>"},
+		{"GET", "/none", "", "404 no such file\n"},
+		{"GET", "/sub/", "", "200 page.html DescriptorType::RegularFile\n"},
+		{"PUT", "/data/note", strings.Repeat("n", 10_000), "200 kept\n"},
+		{"GET", "/data/note", "", "200 " + strings.Repeat("n", 10_000)},
+		{"PUT", "/sub/page.html", "changed", "500 read-only\n"},
+		{"DELETE", "/sub/page.html", "", "500 read-only\n"},
+		{"POST", "/grow", "", "200 quota after 53248 bytes\n"},
+		{"GET", "/data/", "", "200 grown DescriptorType::RegularFile\nnote DescriptorType::RegularFile\n"},
+		{"DELETE", "/data/grown", "", "200 deleted\n"},
+		{"POST", "/open?../x", "", "200 / read not-permitted\n/ create read-only\n/data read not-permitted\n/data create not-permitted\n"},
+		{"POST", "/open?/etc/passwd", "", "200 / read not-permitted\n/ create not-permitted\n/data read not-permitted\n/data create not-permitted\n"},
+	} {
+		if got := ask(step.method, step.target, step.body); got != step.want {
+			t.Errorf("%s %s: %.200q, want %q", step.method, step.target, got, step.want)
+		}
+	}
 }
