@@ -56,7 +56,7 @@ func CheckPath(path string) error {
 	for _, e := range elements {
 		switch {
 		case e == "" || e == "." || e == "..":
-			return fmt.Errorf("path %q: want a relative path without empty elements, . and ..", path)
+			return fmt.Errorf("path %q: want a relative path without . and .. and empty elements", path)
 		case len(e) > MaxNameBytes:
 			return fmt.Errorf("path %.60q... has a name of %d bytes, limit is %d", path, len(e), MaxNameBytes)
 		}

@@ -119,7 +119,7 @@ func (s *fileSources) read(t *table, item *node) (fileSource, error) {
 		return one, fmt.Errorf("%s, want a path, a pattern or a table", kindName(item.kind))
 	}
 	if slash.IsAbs(one.source) || one.source == "" || slices.Contains(strings.Split(one.source, "/"), "..") {
-		return one, fmt.Errorf("%.80q: want a path below the manifest's folder, without ..", one.source)
+		return one, fmt.Errorf("%.80q: want a path without .. below the manifest's folder", one.source)
 	}
 	var err error
 	if !one.placed && strings.ContainsAny(one.source, "*?[") {

@@ -115,8 +115,7 @@ func (t globToken) takes(r rune) bool {
 // cost is the product of both lengths, whatever the pattern.
 func (g glob) match(path string, crossing bool) bool {
 	now, next := make([]bool, len(g)+1), make([]bool, len(g)+1)
-	var enter func(set []bool, i int)
-	enter = func(set []bool, i int) {
+	enter := func(set []bool, i int) {
 		for ; !set[i]; i++ {
 			set[i] = true
 			if i == len(g) || g[i].kind != globStar && g[i].kind != globFolders {

@@ -36,7 +36,7 @@ func TestDamagedFilesAreUnpackedAgain(t *testing.T) {
 		t.Cleanup(func() { must(t, d.Close()) })
 		one, _, err := d.Folder().Open("a/b/c.txt", Options{Read: true})
 		must(t, err)
-		defer one.Close()
+		defer func() { must(t, one.Close()) }()
 		p := make([]byte, 20)
 		if n, _ := one.ReadAt(p, 0); string(p[:n]) != "content" {
 			t.Errorf("it reads %q", p[:n])
@@ -112,7 +112,7 @@ func TestFilesOfAReleaseAreReadOnly(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "x"), []byte("x"), 0o600))
 	d, err := OpenReadOnly(dir)
 	must(t, err)
-	defer d.Close()
+	defer func() { must(t, d.Close()) }()
 	f := d.Folder()
 	own, _ := private(t, 1<<20)
 	for what, err := range map[string]error{
@@ -127,7 +127,7 @@ func TestFilesOfAReleaseAreReadOnly(t *testing.T) {
 	}
 	one, _, err := f.Open("x", Options{Read: true})
 	must(t, err)
-	defer one.Close()
+	defer func() { must(t, one.Close()) }()
 	_, err = one.WriteAt([]byte("y"), 0)
 	if !errors.Is(err, ErrReadOnly) || !errors.Is(one.Resize(0), ErrReadOnly) || !errors.Is(one.SetTimes(time.Time{}, time.Now()), ErrReadOnly) {
 		t.Errorf("an open file is changed: %v", err)

@@ -83,7 +83,7 @@ func openAt(g *Guest, d *descriptor, a []engine.Val) (engine.Val, error) {
 		return none, errNotDirectory
 	}
 	open, want := a[2].Names(), a[3].Names()
-	has := func(list []string, name string) bool { return slices.Contains(list, name) }
+	has := slices.Contains[[]string]
 	o := files.Options{
 		Follow: follows(a[0]), Create: has(open, "create"), Directory: has(open, "directory"), Exclusive: has(open, "exclusive"), Truncate: has(open, "truncate"),
 		Read: has(want, "read"), Write: has(want, "write"),
