@@ -50,14 +50,10 @@ func readViaStream(g *Guest, d *descriptor, a []engine.Val) (engine.Val, error) 
 	if err != nil {
 		return none, err
 	}
-	info, err := file.Stat()
-	if err != nil {
-		return none, err
-	}
 	if err := g.opens(); err != nil { // it may outlive its descriptor
 		return none, err
 	}
-	src := newSource(&fileReader{file.Share(), at}, max(0, info.Size()-at)+1, g.notify)
+	src := newReadySource(&fileReader{file.Share(), at})
 	ended := func() {
 		src.close()
 		g.closed(nil)

@@ -11,6 +11,7 @@ import (
 type source struct {
 	r      io.Reader
 	hint   int // size of the first chunk
+	direct bool
 	notify func()
 
 	mu      sync.Mutex
@@ -29,6 +30,25 @@ func newSource(r io.Reader, size int64, notify func()) *source {
 	return &source{r: r, hint: hint, notify: notify}
 }
 
+// newReadySource is a source of r that never waits, as a file: each take reads just what it is asked for, and at once.
+func newReadySource(r io.Reader) *source { return &source{r: r, direct: true} }
+
+// now reads n bytes into a buffer that the next read uses again. s.mu is held.
+func (s *source) now(n int) ([]byte, error) {
+	if len(s.chunk) < n {
+		s.chunk = make([]byte, n)
+	}
+	got, err := s.r.Read(s.chunk[:n])
+	if got > 0 {
+		return s.chunk[:got:got], nil // the next read tells the error
+	}
+	if errors.Is(err, io.EOF) {
+		err = errClosed
+	}
+	s.err = err
+	return nil, err
+}
+
 // take up to n bytes of what is there; none, with no error, while the next chunk is on its way. The bytes hold until the next take.
 func (s *source) take(n int) ([]byte, error) {
 	s.mu.Lock()
@@ -38,6 +58,9 @@ func (s *source) take(n int) ([]byte, error) {
 	}
 	if n == 0 {
 		return nil, nil
+	}
+	if s.direct {
+		return s.now(n)
 	}
 	if len(s.unread) == 0 {
 		s.fetch()
@@ -53,7 +76,7 @@ func (s *source) take(n int) ([]byte, error) {
 func (s *source) ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.unread) > 0 || s.err != nil {
+	if s.direct || len(s.unread) > 0 || s.err != nil {
 		return true
 	}
 	s.fetch()
