@@ -78,6 +78,7 @@ command = "rm -r target"
 [component.door.tool.dunlin]
 limits = { memory = "32MiB" }
 blob_stores = ["photos"]
+directory = true
 [component.inner]
 source = "inner.wasm"
 `
@@ -104,7 +105,7 @@ func TestSpinApplicationIsTakenAsItIs(t *testing.T) {
 		Application: "my-house", Version: "1.2.0",
 		Components: map[string]Component{
 			"door": {Source: "target/door.wasm", Grants: wire.Component{
-				Outbound: []string{"https://*.example.com"}, KeyValue: []string{"default", "my_store"}, BlobStores: []string{"photos"}, Publish: []string{"#"},
+				Outbound: []string{"https://*.example.com"}, KeyValue: []string{"default", "my_store"}, BlobStores: []string{"photos"}, Directory: "/data", Publish: []string{"#"},
 				Variables: map[string]string{"where": "in the attic", "token": "s3cret"}, Environment: map[string]string{"TZ": "UTC"}, Limits: limits,
 			}},
 			"inline-http": {Source: "light.wasm", Grants: wire.Component{KeyValue: []string{"default"}, Limits: wire.DefaultLimits()}},
@@ -161,7 +162,7 @@ func TestSpinApplicationIsTakenAsItIs(t *testing.T) {
 		`spin.toml:58:17: [component.door.dependencies] has no meaning here: compose the component first`,
 		`spin.toml:60:17: [component.door.profile] has no meaning here`,
 		`spin.toml:62:22: [component.door.tool.clean] has no meaning here`,
-		`spin.toml:67:12: the component "inner" does not run: no trigger here leads to it`,
+		`spin.toml:68:12: the component "inner" does not run: no trigger here leads to it`,
 	}
 	for i := range max(len(notes), len(wantNotes)) {
 		if i >= len(notes) || i >= len(wantNotes) || !strings.HasPrefix(notes[i], wantNotes[i]) {

@@ -49,7 +49,7 @@ func (g Grants) has(k grant) bool {
 
 // Check that everything c imports is provided and granted; the error joins one line per import, each naming the import and
 // the manifest line that would grant it. component is its name in the manifest. What standard libraries import whether
-// or not it is used (io, clocks, cli, filesystem, sockets, http) needs no grant: it is refused when it is called.
+// or not it is used (io, clocks, cli, filesystem, sockets, http) needs no grant: it is refused when it is called, and finds no directory.
 func (h *Host) Check(c *engine.Component, component string, g Grants) error {
 	return checkImports(h.provided, c.Imports(), component, g)
 }
