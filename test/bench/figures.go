@@ -52,6 +52,37 @@ func (b *bench) engine(ctx context.Context) error {
 	return nil
 }
 
+// store runs the store's own benchmarks, with their files where the board's lie.
+func (b *bench) store(ctx context.Context) error {
+	out, err := command(ctx, []string{"TMPDIR=" + b.dir}, b.path("store.test"), "-test.run=^$", "-test.bench=^BenchmarkFigure", "-test.benchtime=2s")
+	if err != nil {
+		return err
+	}
+	get := func(benchmark, unit string) (v float64) {
+		if err == nil {
+			v, err = metric(out, "BenchmarkFigure"+benchmark, unit)
+		}
+		return v
+	}
+	for _, of := range []string{"sync", "batch", "memory"} {
+		for _, load := range []string{"lone", "busy"} {
+			if of == "batch" && load == "lone" {
+				continue // it is sync's, and late
+			}
+			at := "Events/" + of + "/" + load
+			b.figure("store_"+of+"_"+load+"_written", get(at, "B/event"), "bytes")
+			b.figure("store_"+of+"_"+load+"_blocks", get(at, "block-B/event"), "bytes")
+			b.figure("store_"+of+"_"+load+"_rate", get(at, "events/s"), "1/s")
+		}
+	}
+	lone, busy := get("Slow/lone", "events/s"), get("Slow/busy", "events/s")
+	b.figure("store_slow_lone_rate", lone, "1/s")
+	b.figure("store_slow_busy_rate", busy, "1/s")
+	b.figure("store_slow_group_ratio", busy/lone, "ratio")
+	b.figure("store_recovery", get("Recovery", "open-ms"), "ms")
+	return err
+}
+
 // metric finds one in the output of Go's benchmarks.
 func metric(out, benchmark, unit string) (float64, error) {
 	re := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(benchmark) + `(?:-\d+)?\s.*?\s([0-9.e+-]+) ` + regexp.QuoteMeta(unit) + `\b`)
@@ -132,6 +163,10 @@ func (b *bench) idling(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	written, err := process.Written(b.board.PID())
+	if err != nil {
+		return err
+	}
 	begun := time.Now()
 	u, err := watch(ctx, b.board, b.idle)
 	if err != nil {
@@ -141,6 +176,11 @@ func (b *bench) idling(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	wrote, err := process.Written(b.board.PID())
+	if err != nil {
+		return err
+	}
+	b.figure("idle_written_per_day", float64(wrote-written)*float64(24*time.Hour)/float64(time.Since(begun)), "bytes")
 	wakes := float64(more-woken) / time.Since(begun).Minutes()
 	made, err := breakdown(b.board)
 	if err != nil {

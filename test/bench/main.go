@@ -1,7 +1,7 @@
 // bench measures Dunlin on this machine: `make bench`. It prints one line a figure on standard output,
 // "BENCH <name> <value> <unit>", and its progress on standard error.
 //
-// Engine figures come from the engine's own benchmarks; all others from the real programs, copied so that they share memory
+// Engine and store figures come from their own benchmarks; all others from the real programs, copied so that they share memory
 // with nobody, as real processes on loopback, with their files in a temporary folder (-tmp: its file system's fsync counts).
 // us is microseconds, MB 1,000,000 bytes. A quantile is one of the samples (nearest rank), of all samples: none is thrown away.
 // A board that logs an error or a warning meanwhile fails the run. What other programs do on the machine is in the figures; see
@@ -10,6 +10,11 @@
 //	figure                    samples  what is measured
 //	instantiate_smallest      ~200k    median; the engine alone: a 186-byte component into a fresh store, warm pool
 //	load_compiled_small, _js  1 s      median; the engine alone: map a compiled component from a file in the page cache
+//	store_<durability>_lone_written, _blocks, _rate   2 s  the store alone: bytes of all write calls for an event that sets 200 bytes, the
+//	                                   same in whole blocks of 4 KiB, and events a second; one after the other
+//	store_<durability>_busy_...        2 s     the same, 64 publishers with 16 in flight each
+//	store_slow_*                       2 s     sync, 5 ms more in each fdatasync of the journal: events a second lone and busy, and busy by lone
+//	store_recovery                     2 s     mean: opening the store after a power cut, 100,000 messages waiting and the journal full
 //	floor_loopback_p50, _p99  5,000    a request of as many bytes to an echo over loopback, without Dunlin: what the machine takes
 //	floor_fsync_p50           50       4 KiB written and fsynced where the board's store lies
 //	idle_pss, idle_anonymous  20 s     median of one a second: a board that was started from the disk (no file of it in the page
@@ -17,6 +22,7 @@
 //	                                   once, and does nothing since (-idle: how long)
 //	idle_after_install_pss    5 s      the same for the process that compiled and installed them
 //	idle_rss_file             20 s     the part of idle that is mapped files: program text, compiled code, the store
+//	idle_written_per_day      20 s     bytes that the kernel was given to write to the disk, by the day
 //	idle_wakes                20 s     how often a thread of it wakes in a minute: the fleet link's keepalive, and the readings of these figures
 //	event_http_small_*        5,000    GET on one kept-alive connection, one after the other: first byte written to last byte
 //	                                   read; hello-http, no effects
@@ -124,12 +130,12 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	begun := time.Now()
 	note("measure; load %s", load())
-	stages := []stage{{"engine", b.engine}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}, {"up", b.up}}
+	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}, {"up", b.up}}
 	if b.js != "" {
 		stages = append(stages, stage{"update", b.update}, stage{"cold js", b.coldJS})
 	}
 	if b.wasmtime != "" {
-		stages = stages[2:3:3] // install
+		stages = stages[3:4:4] // install
 		stages = append(stages, stage{"peers", b.peers})
 	}
 	for _, s := range stages {
@@ -167,8 +173,10 @@ func (b *bench) prepare(ctx context.Context) error {
 		return err
 	}
 	b.figure("agent_binary", float64(agent.Size())/1e6, "MB")
-	if _, err := command(ctx, nil, "go", "test", "-c", "-o", b.path("engine.test"), "dunlin.dev/dunlin/agent/internal/engine"); err != nil {
-		return err
+	for _, name := range []string{"engine", "store"} {
+		if _, err := command(ctx, nil, "go", "test", "-c", "-o", b.path(name+".test"), "dunlin.dev/dunlin/agent/internal/"+name); err != nil {
+			return err
+		}
 	}
 	if b.js != "" {
 		b.js, err = filepath.Abs(b.js)

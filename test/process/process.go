@@ -223,3 +223,17 @@ func kilobytes(path string, names ...string) ([]int64, error) {
 	}
 	return values, nil
 }
+
+// Written is the number of bytes that the process pid has given the kernel to write to a disk: write_bytes of proc_pid_io(5).
+func Written(pid int) (int64, error) {
+	file := fmt.Sprintf("/proc/%d/io", pid)
+	facts, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	m := regexp.MustCompile(`(?m)^write_bytes: (\d+)$`).FindSubmatch(facts)
+	if m == nil {
+		return 0, fmt.Errorf("read %s: it has no write_bytes", file)
+	}
+	return strconv.ParseInt(string(m[1]), 10, 64)
+}

@@ -58,40 +58,6 @@ func BenchmarkJournalSize(b *testing.B) {
 	}
 }
 
-// BenchmarkDurability: what an event of 200 bytes costs, alone and among those of 64 publishers with 16 in flight each. With 5ms, each
-// fdatasync of the journal takes that much longer, as on a slow card.
-func BenchmarkDurability(b *testing.B) {
-	for _, delay := range []time.Duration{0, 5 * time.Millisecond} {
-		for _, d := range []Durability{Sync, Batch, Memory} {
-			for _, n := range []int{1, 64 * 16} {
-				b.Run(fmt.Sprintf("%v/%v/n=%d", delay, d, n), func(b *testing.B) {
-					s := benchStore(b)
-					g := gateOf(s)
-					g.delay = delay
-					value := bytes.Repeat([]byte("x"), 200)
-					var next atomic.Int64
-					blocks := g.blocks.Load()
-					report := measureWrites(b, s)
-					b.ResetTimer()
-					var wg sync.WaitGroup
-					for w := range n {
-						wg.Go(func() {
-							for next.Add(1) <= int64(b.N) {
-								tx := s.Begin("app").Durable(d)
-								must(b, tx.Set("default", fmt.Sprint(w%1000), value))
-								must(b, tx.Commit(ctx))
-							}
-						})
-					}
-					wg.Wait()
-					report()
-					b.ReportMetric(float64(g.blocks.Load()-blocks)*4096/float64(b.N), "journal-blocks-B/event")
-				})
-			}
-		}
-	}
-}
-
 // event reads and writes 200 bytes under one of many keys, and publishes where it is told to.
 func event(s *Store, key string, value []byte, topic string) error {
 	tx := s.Begin("app")

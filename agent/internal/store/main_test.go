@@ -58,6 +58,7 @@ type gate struct {
 	fail       atomic.Pointer[error]
 	syncs      atomic.Int64
 	blocks     atomic.Int64 // of 4 KiB, which is what a disk writes
+	bytes      atomic.Int64
 	delay      time.Duration
 }
 
@@ -69,6 +70,7 @@ func gateOf(s *Store) *gate {
 }
 
 func (g *gate) WriteAt(p []byte, off int64) (int, error) {
+	g.bytes.Add(int64(len(p)))
 	g.blocks.Add((off+int64(len(p))+4095)/4096 - off/4096)
 	return g.File.WriteAt(p, off)
 }
