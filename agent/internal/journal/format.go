@@ -32,7 +32,7 @@ const (
 	maxSectors = 1<<16 - 1
 )
 
-// ErrDamaged: the disk gave back something else than was written.
+// ErrDamaged says that the disk gave back something else than was written.
 var ErrDamaged = errors.New("damaged journal")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

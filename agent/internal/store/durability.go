@@ -9,11 +9,11 @@ import (
 type Durability uint8
 
 const (
-	// Sync: the commit is on the disk, and waits for nobody on its way there. The default.
+	// Sync waits until the commit is on the disk, and nobody else is waited for. The default.
 	Sync Durability = iota
-	// Batch: the commit is on the disk, which may take up to BatchDelay longer, so that others share the write.
+	// Batch waits until the commit is on the disk, which may take up to BatchDelay longer, so that others share the write.
 	Batch
-	// Memory: others see the commit. It is on the disk with the next one that is not of this kind, or after MemoryDelay; a power
+	// Memory waits until others see the commit. It is on the disk with the next one that is not of this kind, or after MemoryDelay; a power
 	// cut or a crash before that undoes it, and all of its kind after it. Its messages leave when it is on the disk.
 	Memory
 )

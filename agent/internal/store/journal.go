@@ -61,17 +61,22 @@ func markOf(tx *bolt.Tx) (mark, error) {
 // encodeChanges of a group: the newest outbox id (8 bytes), then for each row the lengths of key (2 bytes) and row (4 bytes;
 // 0 deletes), key, row. Integers are little endian. Keys ascend.
 func encodeChanges(id uint64, rows []row) []byte {
-	n := 8
-	for _, r := range rows {
-		n += 6 + len(r.key) + len(r.value)
-	}
-	out := binary.LittleEndian.AppendUint64(make([]byte, 0, n), id)
+	out := binary.LittleEndian.AppendUint64(make([]byte, 0, changesSize(rows)), id)
 	for _, r := range rows {
 		out = binary.LittleEndian.AppendUint16(out, uint16(len(r.key)))
 		out = binary.LittleEndian.AppendUint32(out, uint32(len(r.value)))
 		out = append(append(out, r.key...), r.value...)
 	}
 	return out
+}
+
+// changesSize is what encodeChanges needs, in bytes.
+func changesSize(rows []row) int {
+	n := 8
+	for _, r := range rows {
+		n += 6 + len(r.key) + len(r.value)
+	}
+	return n
 }
 
 func decodeChanges(b []byte) (id uint64, rows []row, err error) {
@@ -127,14 +132,14 @@ func (s *Store) persist(g *grouping) error {
 		return nil
 	}
 	rows := sortedRows(changes)
-	frame := encodeChanges(g.id, rows)
-	large := len(frame) > int(journalSize)/direct
-	if (large || !s.journal.Fits(len(frame))) && (s.over.Load() != nil || s.journal.Used() > 0) {
+	size := changesSize(rows)
+	large := size > int(journalSize)/direct
+	if (large || !s.journal.Fits(size)) && (s.over.Load() != nil || s.journal.Used() > 0) {
 		if err := s.fold(); err != nil {
 			return err
 		}
 	}
-	if large || !s.journal.Fits(len(frame)) {
+	if large || !s.journal.Fits(size) {
 		if err := s.update(func(tx *bolt.Tx) error { return putRows(tx, rows, mark{s.mark.salt, s.mark.seq, g.id}) }); err != nil {
 			return err
 		}
@@ -143,7 +148,7 @@ func (s *Store) persist(g *grouping) error {
 	}
 	s.mark.seq++
 	crash.At("commit")
-	err := s.journal.Append(s.mark.seq, frame)
+	err := s.journal.Append(s.mark.seq, encodeChanges(g.id, rows))
 	crash.At("committed")
 	if err != nil {
 		err = fmt.Errorf("commit to store %s: %w", s.path, err)

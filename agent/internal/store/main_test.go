@@ -16,13 +16,15 @@ import (
 	"dunlin.dev/dunlin/agent/internal/journal"
 )
 
-// The test binary plays the process that is killed, or that holds the lock, when it is told so.
+// roles that the test binary plays as a process of its own, by the variable that names its directory: the one that is killed, or that
+// holds the lock, and the one whose calls are recorded.
+var roles = map[string]func(dir string){"STORE_TEST_VICTIM": victim}
+
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("STORE_TEST_VICTIM"); dir != "" {
-		victim(dir)
-	}
-	if dir := os.Getenv("STORE_TEST_POWER"); dir != "" {
-		powerRun(dir)
+	for name, play := range roles {
+		if dir := os.Getenv(name); dir != "" {
+			play(dir)
+		}
 	}
 	os.Exit(m.Run())
 }

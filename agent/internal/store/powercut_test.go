@@ -1,3 +1,7 @@
+//go:build !race
+
+// Traced, a process with the race detector takes minutes.
+
 package store
 
 import (
@@ -39,6 +43,8 @@ func powerBlob(i int) (string, []byte) {
 	}
 	return randomBlob(rand.New(rand.NewPCG(uint64(i), 3)), 9000)
 }
+
+func init() { roles["STORE_TEST_POWER"] = powerRun }
 
 // powerRun is the process that is recorded. It goes on after errors: each is told, and the event is tried again a few times.
 func powerRun(dir string) {
@@ -208,7 +214,7 @@ func (a *told) check(dir string) (err error) {
 	for _, i := range a.blobs {
 		digest, want := powerBlob(i)
 		if got, ok, err := s.Blob(digest); err != nil || !ok || !bytes.Equal(got, want) {
-			return fmt.Errorf("blob %d: %v, %v", i, ok, err)
+			return fmt.Errorf("blob %d: there %v, %w", i, ok, errors.Join(err, errors.New("not as it was")))
 		}
 	}
 	return nil
