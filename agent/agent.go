@@ -51,6 +51,7 @@ type Agent struct {
 	manager *manager
 	changed chan struct{} // holds one: there is something new to report
 	health  health
+	good    lastGood
 }
 
 // bus is the board's MQTT: its own broker, a client of another, or none.
@@ -77,6 +78,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if a.store, err = store.Open(cfg.State, log, time.Now); err != nil {
 		return nil, err
 	}
+	a.loadGood()
 	if a.inbox, err = inbox.Open(a.store, inbox.Limits{}, log.With("source", "mqtt")); err != nil {
 		return nil, err
 	}
@@ -93,12 +95,13 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime}, log.With("source", "http"))
-	a.bus = newBus(cfg, a.inbox, log.With("source", "mqtt"))
+	a.bus = newBus(cfg, a.inbox, a.now, log.With("source", "mqtt"))
 	a.host.Guard(func() (string, []string) {
 		routes, broker := a.Addresses()
 		return routes, []string{broker}
 	})
-	a.timers = timertrigger.New(timertrigger.Config{Trusted: func() bool { return a.clock() == wire.ClockSynced }, Memory: a.store, Drain: drainTime}, log.With("source", "timer"))
+	a.host.Clock(a.now)
+	a.timers = timertrigger.New(timertrigger.Config{Trusted: a.clockSynced, Memory: a.store, Drain: drainTime}, log.With("source", "timer"))
 	if cfg.Fleet == nil {
 		return a, nil
 	}
@@ -200,6 +203,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { a.code.VerifyAll(ctx); return nil })
 	group.Go(func() error { return a.watch(ctx) })
+	group.Go(func() error { return a.saveGood(ctx) })
 	group.Go(func() error { return a.control(ctx) })
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -250,7 +254,8 @@ func (a *Agent) publish(ctx context.Context, m store.Message) error {
 }
 
 func (a *Agent) uplink(ctx context.Context, m store.Message) error {
-	err := a.link.Data(ctx, wire.Data{ID: m.ID, At: a.now().UnixMilli(), Clock: a.clock(), Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
+	now, clock := a.time()
+	err := a.link.Data(ctx, wire.Data{ID: m.ID, At: now.UnixMilli(), Clock: clock, Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
 	if err != nil && !passing(err) {
 		// No later attempt is better, and what waits behind it must not wait for ever.
 		a.log.Error("a message to the fleet can't be sent and is dropped", "application", m.Application, "topic", m.Topic, "cause", err)

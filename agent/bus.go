@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"dunlin.dev/dunlin/agent/internal/inbox"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
@@ -12,10 +13,10 @@ import (
 )
 
 // newBus makes the board's MQTT as the config says.
-func newBus(cfg Config, box *inbox.Box, log *slog.Logger) bus {
+func newBus(cfg Config, box *inbox.Box, now func() time.Time, log *slog.Logger) bus {
 	switch {
 	case cfg.Bus.URL != "":
-		return mqtttrigger.NewClient(mqtttrigger.ClientConfig{URL: cfg.Bus.URL, ClientID: cfg.busClient(), Inbox: box}, log)
+		return mqtttrigger.NewClient(mqtttrigger.ClientConfig{URL: cfg.Bus.URL, ClientID: cfg.busClient(), Inbox: box, Now: now}, log)
 	case cfg.Bus.Listen == off:
 		return noBus{}
 	}

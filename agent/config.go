@@ -40,6 +40,10 @@ type Config struct {
 	// Tests have less patience.
 	silence time.Duration                                    // link.Config's Silence
 	rest    func(failures int, jitter float64) time.Duration // of a release that failed; nil: reconcile.Backoff
+
+	// The system's clock, and whether something disciplines it. Tests set theirs.
+	system func() time.Time
+	synced func() bool
 }
 
 // Bus is the board's own MQTT: a broker inside the agent, or one that is there already.
@@ -93,6 +97,12 @@ func positioned(path string, err error) error {
 func (c *Config) complete() error {
 	if c.rest == nil {
 		c.rest = reconcile.Backoff
+	}
+	if c.system == nil {
+		c.system = time.Now
+	}
+	if c.synced == nil {
+		c.synced = kernelSynced
 	}
 	if c.State == "" {
 		c.State = "/var/lib/dunlin"

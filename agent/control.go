@@ -131,7 +131,7 @@ func (a *Agent) fireTimer(w http.ResponseWriter, r *http.Request) {
 			there = append(there, full)
 			if id == "" || id == t.ID || id == full {
 				now := time.Now()
-				tick := &trigger.Tick{Scheduled: now, Actual: now, ClockTrusted: a.clock() == wire.ClockSynced}
+				tick := &trigger.Tick{Scheduled: now, Actual: now, ClockTrusted: a.clockSynced()}
 				found = append(found, firing{d.runners[t.Component], trigger.Event{Kind: trigger.KindTimer, Trigger: full, Timer: tick}})
 			}
 		}

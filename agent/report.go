@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"dunlin.dev/dunlin/agent/internal/link"
 	"dunlin.dev/dunlin/agent/internal/reconcile"
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -66,7 +64,8 @@ func (a *Agent) hello(session string) wire.Hello {
 }
 
 func (a *Agent) reported(session string, sequence uint64) wire.Reported {
-	r := wire.Reported{Session: session, Sequence: sequence, At: a.now().UTC(), Clock: a.clock(), Triggers: a.triggers(), Counters: a.counters()}
+	now, clock := a.time()
+	r := wire.Reported{Session: session, Sequence: sequence, At: now.UTC(), Clock: clock, Triggers: a.triggers(), Counters: a.counters()}
 	apps := map[string]wire.AppReport{}
 	for _, d := range a.apps.list() {
 		apps[d.manifest.Application] = wire.AppReport{Application: d.manifest.Application, Version: d.manifest.Version,
@@ -177,43 +176,6 @@ func (a *Agent) counters() wire.Counters {
 	}
 	c.Retried, c.Dropped = bus.Retried, bus.Dropped
 	return c
-}
-
-// now is the wall clock, but never before the newest time that the board has reason to believe has passed.
-func (a *Agent) now() time.Time {
-	now, floor := time.Now(), a.floor()
-	if now.Before(floor) {
-		return floor
-	}
-	return now
-}
-
-func (a *Agent) floor() time.Time {
-	c := trust.Clock{Build: a.cfg.Built}
-	if a.manager != nil {
-		a.manager.mu.Lock()
-		c.Verified = a.manager.issued
-		a.manager.mu.Unlock()
-	}
-	return c.Floor()
-}
-
-func (a *Agent) clock() wire.ClockQuality {
-	switch {
-	case time.Now().Before(a.floor()):
-		return wire.ClockUnsynced
-	case clockSynchronised():
-		return wire.ClockSynced
-	}
-	return wire.ClockEstimated
-}
-
-// clockSynchronised asks the kernel whether something (NTP, PTP, GPS) disciplines the clock: adjtimex(2), STA_UNSYNC.
-func clockSynchronised() bool {
-	var t unix.Timex
-	state, err := unix.Adjtimex(&t)
-	const timeError = 5 // TIME_ERROR
-	return err == nil && state != timeError && t.Status&unix.STA_UNSYNC == 0
 }
 
 // bootID tells a reconnect from a reboot: proc_sys_kernel(5), random/boot_id.

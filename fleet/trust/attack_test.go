@@ -290,16 +290,31 @@ func TestStepsOutOfOrderAreRefused(t *testing.T) {
 	refused(t, v.Update(Root, f.rootFile), Order)
 }
 
+func TestAFalseTimeThatWasSavedGivesWayToASynchronisedClock(t *testing.T) {
+	wrong := Clock{Build: t0, Verified: t0.Add(day), LastGood: t0.Add(3000 * day)}
+	right := t0.Add(2 * day)
+	if now, ok := wrong.Now(right, false); ok || !now.Equal(wrong.LastGood) {
+		t.Errorf("a clock that nothing disciplines gives %s %t", now, ok)
+	}
+	if now, ok := wrong.Now(right, true); !ok || !now.Equal(right) {
+		t.Errorf("a synchronised clock gives %s %t", now, ok)
+	}
+}
+
 func TestClockNeverGoesBelowItsFloor(t *testing.T) {
 	c := Clock{Build: t0, Verified: t0.Add(day), LastGood: t0.Add(-day)}
 	if got := c.Floor(); !got.Equal(t0.Add(day)) {
 		t.Errorf("floor %s", got)
 	}
-	if now, ok := c.Now(time.Unix(0, 0)); ok || !now.Equal(t0.Add(day)) {
-		t.Errorf("a clock of 1970 gives %s %t", now, ok)
-	}
-	if now, ok := c.Now(t0.Add(2 * day)); !ok || !now.Equal(t0.Add(2*day)) {
-		t.Errorf("a good clock gives %s %t", now, ok)
+	for _, synced := range []bool{false, true} {
+		for _, system := range []time.Time{time.Unix(0, 0), time.Unix(1<<32-1, 0), {}} { // 1970, 2106, year 1
+			if now, ok := c.Now(system, synced); ok || !now.Equal(t0.Add(day)) {
+				t.Errorf("a clock of %s, synchronised %t, gives %s %t", system, synced, now, ok)
+			}
+		}
+		if now, ok := c.Now(t0.Add(2*day), synced); !ok || !now.Equal(t0.Add(2*day)) {
+			t.Errorf("a good clock gives %s %t", now, ok)
+		}
 	}
 	// A board whose clock fell back still sees that metadata expired.
 	f := newFleet(t, "green")

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"dunlin.dev/dunlin/fleet/wire"
 )
@@ -25,6 +27,7 @@ import (
 type egress struct {
 	guarded, named *http.Transport
 	listens        atomic.Pointer[func() (http string, others []string)]
+	now            atomic.Pointer[func() time.Time]
 }
 
 // nameds is the key of a request's context under which it says that its host and port were granted as such.
@@ -40,10 +43,19 @@ func newEgress(resolver *net.Resolver) *egress {
 		t.MaxIdleConnsPerHost = 4
 		t.IdleConnTimeout = idleTimeout
 		t.DialContext = e.dialer(resolver, named)
+		t.TLSClientConfig = &tls.Config{Time: e.time}
 		return t
 	}
 	e.guarded, e.named = transport(false), transport(true)
 	return e
+}
+
+// time that certificates are held against.
+func (e *egress) time() time.Time {
+	if now := e.now.Load(); now != nil {
+		return (*now)()
+	}
+	return time.Now()
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -161,6 +173,13 @@ func isLocal(addr netip.Addr) bool {
 func (h *Host) Guard(listens func() (http string, others []string)) {
 	if e, ok := h.client.Transport.(*egress); ok {
 		e.listens.Store(&listens)
+	}
+}
+
+// Clock tells the host the time that certificates are held against: a board's own clock may show 1970.
+func (h *Host) Clock(now func() time.Time) {
+	if e, ok := h.client.Transport.(*egress); ok {
+		e.now.Store(&now)
 	}
 }
 

@@ -2,7 +2,9 @@ package host
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
@@ -132,6 +135,39 @@ func TestTheAgentsOwnPortsNeedTheirVeryAddress(t *testing.T) {
 		if err == nil && !p.Addr().IsLinkLocalUnicast() && e.check("x", netip.MustParseAddrPort(net.JoinHostPort(p.Addr().String(), port))) == nil {
 			t.Errorf("%s is not this machine's", p.Addr())
 		}
+	}
+}
+
+func TestACertificateIsHeldAgainstTheBoardsTimeAndNotItsClock(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	for _, c := range []struct {
+		now  time.Time
+		good bool
+	}{
+		{server.Certificate().NotBefore.Add(time.Hour), true},
+		{time.Unix(0, 0).AddDate(-1, 0, 0), false},
+		{server.Certificate().NotAfter.Add(time.Hour), false},
+	} {
+		client := withoutRedirects(&http.Client{Transport: newEgress(nil)})
+		e := client.Transport.(*egress)
+		e.named.TLSClientConfig.RootCAs = roots
+		(&Host{client: client}).Clock(func() time.Time { return c.now })
+		req, err := http.NewRequestWithContext(context.WithValue(t.Context(), nameds{}, true), http.MethodGet, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		var invalid x509.CertificateInvalidError
+		if (err == nil) != c.good || !c.good && (!errors.As(err, &invalid) || invalid.Reason != x509.Expired) {
+			t.Errorf("at %s: %v", c.now, err)
+		}
+		client.CloseIdleConnections()
 	}
 }
 

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,7 @@ type ClientConfig struct {
 	URL      string // mqtt://[user:password@]host[:port] or mqtts://
 	ClientID string // names the session that the broker keeps; must not change
 	Inbox    *inbox.Box
+	Now      func() time.Time // what certificates are held against; nil: time.Now
 	Limits   Limits
 }
 
@@ -168,6 +170,7 @@ func (c *Client) options(u *url.URL, conn *connection) *paho.ClientOptions {
 	o := paho.NewClientOptions().AddBroker(u.String()).SetClientID(c.cfg.ClientID).SetProtocolVersion(4).SetCleanSession(false).
 		SetAutoReconnect(false).SetConnectRetry(false).SetResumeSubs(false).
 		SetConnectTimeout(brokerTimeout).SetWriteTimeout(brokerTimeout).SetKeepAlive(30 * time.Second).SetPingTimeout(brokerTimeout).
+		SetTLSConfig(&tls.Config{Time: c.cfg.Now}).
 		SetCustomOpenConnectionFn(mqttconn.Opener(c.cfg.Limits.MaxPacket)).
 		SetAutoAckDisabled(true).
 		// paho's other mode starts a goroutine for each message, which loses their order. This one must never block.
