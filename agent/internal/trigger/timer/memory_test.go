@@ -3,6 +3,7 @@ package timer
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -189,6 +190,34 @@ func TestJitterDelaysATickAndNotItsTime(t *testing.T) {
 		}
 		if len(all) != 100 || len(late) < 50 {
 			t.Errorf("%d ticks with %d different delays", len(all), len(late))
+		}
+	})
+}
+
+func TestATickThatAStopCutOffIsMadeUpFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.Open(t)
+		var got ticks
+		timer := Timer{ID: "a", Cron: "0 4 * * *", Missed: MissedAll, Handle: func(ctx context.Context, _ *trigger.Event) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		src := New(Config{Memory: s, Drain: time.Second}, slog.New(slog.DiscardHandler))
+		if err := src.Set([]Timer{timer}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Hour+time.Minute)
+		defer cancel()
+		if err := src.Run(ctx); err == nil {
+			t.Error("the tick ended before the stop")
+		}
+		synctest.Wait()
+		timer.Handle = committing(t, s, &got)
+		b := run(t, Config{Memory: s}, timer)
+		pass(time.Second)
+		b.stop()
+		if all := scheduled(got.take()); !equal(all, []string{"01T04:00"}) {
+			t.Errorf("made up for %v, want the tick that was cut off", all)
 		}
 	})
 }

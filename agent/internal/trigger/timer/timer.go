@@ -372,7 +372,7 @@ func (r *running) take(tick *trigger.Tick) {
 			if f := (*trigger.Failure)(nil); err != nil && !errors.As(err, &f) { // a Failure is in the log already
 				r.source.log.Error("give up on tick", "trigger", t.ID, "scheduled", tick.Scheduled, "error", err)
 			}
-			if err != nil {
+			if err != nil && ctx.Err() == nil { // one that the stop cut off is made up for
 				r.memory.note(tick)
 			}
 			return
