@@ -127,6 +127,7 @@ func (a *Agent) join(f Fleet) error {
 	a.link = link.New(link.Config{
 		URL: f.URL, Fleet: f.Name, Device: f.Device, Token: trimmed(token),
 		Silence:   a.cfg.silence,
+		Now:       a.now,
 		Hello:     a.hello,
 		OnUp:      func() { a.manager.linkUp(); a.report() },
 		OnDesired: a.manager.offer,

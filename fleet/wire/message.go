@@ -51,7 +51,7 @@ type ClockQuality string
 const (
 	ClockSynced    ClockQuality = "synced"    // the system clock is synchronised
 	ClockEstimated ClockQuality = "estimated" // at or above the trusted floor, not synchronised
-	ClockUnsynced  ClockQuality = "unsynced"  // below the trusted floor: At is the floor
+	ClockUnsynced  ClockQuality = "unsynced"  // below the trusted floor, or decades above it: At is the floor
 )
 
 // Reported is what a board says about itself: whole state, never a difference, so the newest one is enough.

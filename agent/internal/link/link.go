@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Config struct {
 	Token  string // the fleet's join token
 
 	Silence time.Duration // how long an answer may make no progress before its request is given up; 0 is 30 s: the fleet takes up to 20 s to make an encoding
+
+	Now func() time.Time // what certificates are held against; nil: time.Now
 
 	Hello     func(session string) wire.Hello // asked for at each connect
 	OnUp      func()                          // connected, subscribed and said hello
@@ -113,6 +116,7 @@ func (l *Link) connected(ctx context.Context) error {
 		SetOrderMatters(true). // a newer desired state must not be overtaken by an older one; receive never blocks
 		SetKeepAlive(60*time.Second).SetPingTimeout(20*time.Second).SetWriteTimeout(30*time.Second).SetConnectTimeout(20*time.Second).
 		SetBinaryWill(l.topic(wire.ChannelState), will, 1, true).
+		SetTLSConfig(&tls.Config{Time: l.cfg.Now}).
 		SetCustomOpenConnectionFn(mqttconn.Opener(wire.MaxMessageBytes + 1<<10)).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
 	c := mqtt.NewClient(o)
