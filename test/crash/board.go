@@ -113,14 +113,15 @@ func (b *board) events(ctx context.Context, to any, args ...string) error {
 
 // settled gives the board's books once nothing waits any more and they stay as they are.
 func (b *board) settled(ctx context.Context) (books, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("it never came to rest"))
+	outer := ctx
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("it never came to rest"))
 	defer cancel()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	last, same := "", 0
 	for {
 		var w waits
-		if err := b.events(ctx, &w); err != nil {
+		if err := b.events(outer, &w); err != nil {
 			return books{}, err
 		}
 		line, err := b.read(ctx)

@@ -16,6 +16,7 @@ import (
 type sensor struct {
 	id, addr, topic, format string
 	qos                     byte
+	pace                    time.Duration
 	handlers                int // triggers that match its topic
 	all                     *sensors
 
@@ -97,6 +98,9 @@ func (s *sensor) connection(ctx context.Context) error {
 // fill the window with new readings.
 func (s *sensor) fill(c net.Conn) (more bool, err error) {
 	for len(s.inFlight) < window {
+		if s.pace > 0 {
+			<-time.After(s.pace)
+		}
 		n, more := s.all.take()
 		if !more {
 			return false, nil

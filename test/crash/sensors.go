@@ -32,14 +32,15 @@ type waiter struct {
 	done chan struct{}
 }
 
-func startSensors(ctx context.Context, addr string) *sensors {
+// startSensors that wait for pace before each reading.
+func startSensors(ctx context.Context, addr string, pace time.Duration) *sensors {
 	s := &sensors{want: books{dead: map[uint64]int{}}}
 	for i := range 2 {
 		for _, one := range []*sensor{
 			{id: fmt.Sprintf("twice%d", i), topic: fmt.Sprintf("in/%d", i), qos: 2, format: "%d", handlers: 1 + i},
 			{id: fmt.Sprintf("once%d", i), topic: fmt.Sprintf("id/%d", i), qos: 1, format: `{"id":%[1]d,"n":%[1]d}`, handlers: 1},
 		} {
-			one.addr, one.all = addr, s
+			one.addr, one.pace, one.all = addr, pace, s
 			s.ended.Go(func() { one.run(ctx) })
 		}
 	}

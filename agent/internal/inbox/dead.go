@@ -11,12 +11,16 @@ import (
 )
 
 // Bury gives an event up. It goes to the dead letters in one transaction with ends; waits: it leaves the inbox for them.
+// store.ErrDone: a message with its id took effect or was given up before, and nothing is changed.
 func (b *Box) Bury(d Dead, waits bool, ends trigger.Ends) error {
 	row := d.encode()
 	k := key(deadArea, d.Trigger, d.Number)
 	g := grave{d.Trigger, d.Number, len(k) + len(row)}
 	tx := b.store.Begin("")
 	err := tx.With(k, row, false)
+	if err == nil && d.ID != "" {
+		err = addEnds(tx, trigger.Ends{Rows: []trigger.Row{Once(d.Trigger, d.ID, d.Number)}})
+	}
 	if err == nil && waits {
 		err = tx.With(key(waitingArea, d.Trigger, d.Number), nil, false)
 	}
@@ -149,7 +153,11 @@ func (b *Box) Drop(d Dead) error {
 func (b *Box) Retry(d Dead) (e Event, err error) {
 	e = d.Event
 	e.Number = b.Number()
-	a, err := b.Accept([]Event{e}, trigger.Ends{Rows: []trigger.Row{{Key: key(deadArea, d.Trigger, d.Number), Once: true}}}, nil)
+	rows := []trigger.Row{{Key: key(deadArea, d.Trigger, d.Number), Once: true}}
+	if d.ID != "" {
+		rows = append(rows, trigger.Row{Key: seenKey(d.Trigger, d.ID)}) // it may take effect now
+	}
+	a, err := b.Accept([]Event{e}, trigger.Ends{Rows: rows}, nil)
 	if err == nil {
 		err = a.Wait(b.ctx)
 	}

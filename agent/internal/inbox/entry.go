@@ -25,6 +25,7 @@ type Dead struct {
 	Attempts int
 	Reason   trigger.Reason
 	Cause    string // at most maxCause bytes
+	ID       string // by which its sender tells the message from others; "": it doesn't
 }
 
 // Where the rows lie: "<area><trigger>/<number, 16 hex digits>".
@@ -85,14 +86,16 @@ func decode(b []byte) (e Event, err error) {
 	return e, nil
 }
 
-// encode: attempts in two bytes, the reason's length in one, reason, the cause's length in two, cause, then the event.
+// encode: attempts in two bytes, the reason's length in one, reason, the cause's length in two, cause, the id's length in two, id, then
+// the event.
 func (d Dead) encode() []byte {
 	cause := d.Cause[:min(len(d.Cause), maxCause)]
 	reason := d.Reason[:min(len(d.Reason), 255)]
 	b := binary.BigEndian.AppendUint16(nil, uint16(min(max(d.Attempts, 0), 1<<16-1)))
 	b = append(append(b, byte(len(reason))), reason...)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(cause)))
-	return append(append(b, cause...), d.Event.encode()...)
+	b = append(binary.BigEndian.AppendUint16(b, uint16(len(cause))), cause...)
+	b = append(binary.BigEndian.AppendUint16(b, uint16(len(d.ID))), d.ID...)
+	return append(b, d.Event.encode()...)
 }
 
 func decodeDead(b []byte) (d Dead, err error) {
@@ -109,7 +112,15 @@ func decodeDead(b []byte) (d Dead, err error) {
 	if len(rest) < n || n > maxCause {
 		return d, errMalformed
 	}
-	d.Cause = string(rest[:n])
+	d.Cause, rest = string(rest[:n]), rest[n:]
+	if len(rest) < 2 {
+		return d, errMalformed
+	}
+	n, rest = int(binary.BigEndian.Uint16(rest)), rest[2:]
+	if len(rest) < n {
+		return d, errMalformed
+	}
+	d.ID = string(rest[:n])
 	d.Event, err = decode(rest[n:])
 	return d, err
 }

@@ -229,6 +229,31 @@ func TestDeadLettersAreKeptShownRetriedAndDropped(t *testing.T) {
 	}
 }
 
+func TestAMessageThatFailsAndComesAgainIsOneDeadLetterThatCanBeRetried(t *testing.T) {
+	s := storetest.Open(t)
+	b := open(t, s, Limits{})
+	first, again := event(b, "a", "x"), event(b, "a", "x")
+	if err := accept(t, b, trigger.Ends{}, again); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Bury(Dead{Event: first, ID: "s1"}, false, trigger.Ends{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Bury(Dead{Event: again, ID: "s1"}, true, trigger.Ends{}); !errors.Is(err, store.ErrDone) {
+		t.Errorf("set aside again: %v, want ErrDone", err)
+	}
+	if err := b.Remove(again); err != nil {
+		t.Fatal(err)
+	}
+	dead, err := b.Dead(0, 10)
+	if err != nil || len(dead) != 1 || dead[0].ID != "s1" || b.Counts().Waiting != 0 || !b.Seen("a", "s1") {
+		t.Fatalf("dead letters %+v, counts %+v, %v", dead, b.Counts(), err)
+	}
+	if _, err := b.Retry(dead[0]); err != nil || b.Seen("a", "s1") {
+		t.Errorf("retried, it counts as one that has been: %v", err)
+	}
+}
+
 func TestReceiptsOutliveTheProcessUntilTheyAreReleased(t *testing.T) {
 	b := open(t, storetest.Open(t), Limits{})
 	for _, r := range []struct {
@@ -256,7 +281,7 @@ func TestReceiptsOutliveTheProcessUntilTheyAreReleased(t *testing.T) {
 
 func FuzzEvents(f *testing.F) {
 	f.Add(Event{At: time.UnixMilli(5), Message: trigger.Message{Topic: "a/b", Payload: []byte("x"), QoS: 2, Retain: true}}.encode())
-	f.Add(Dead{Attempts: 3, Reason: trigger.Trapped, Cause: "why", Event: Event{Message: trigger.Message{Topic: "a"}}}.encode())
+	f.Add(Dead{Attempts: 3, Reason: trigger.Trapped, Cause: "why", ID: "sx7", Event: Event{Message: trigger.Message{Topic: "a"}}}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := decode(b); err == nil && !bytes.Equal(e.encode(), b) {
 			t.Errorf("%x decodes and encodes to %x", b, e.encode())

@@ -15,6 +15,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/mqttconn"
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -358,6 +359,7 @@ func (c *Client) handled(id uint16, r *receipt) {
 	}
 	c.mu.Unlock()
 	if up && current {
+		crash.At("acknowledge")
 		ack()
 	}
 }
@@ -372,6 +374,7 @@ func (c *Client) released(id uint16) {
 	if r == nil || !r.kept {
 		return
 	}
+	defer crash.At("released")
 	if err := c.cfg.Inbox.Release(c.cfg.ClientID, id); err != nil {
 		// A later message under this id overwrites the receipt.
 		c.log.Warn("a receipt stays behind", "cause", err)

@@ -128,7 +128,14 @@ func (d *dispatcher) after(b *binding, j *job, err error, gone bool) time.Durati
 		d.accept(j)
 		return d.delay(j.attempts)
 	}
-	if d.bury(j, err) != nil {
+	switch buried := d.bury(j, err); {
+	case errors.Is(buried, store.ErrDone): // it had been given up already, and came again
+		if j.inInbox && d.remove(j) != nil {
+			return d.waitFor(j)
+		}
+		d.counters.Repeated++
+		return 0
+	case buried != nil:
 		return d.waitFor(j)
 	}
 	d.counters.Failed++
@@ -156,7 +163,7 @@ func (d *dispatcher) remove(j *job) error {
 
 // bury j among the dead letters. The caller holds mu, which is let go meanwhile.
 func (d *dispatcher) bury(j *job, cause error) error {
-	dead := inbox.Dead{Event: j.entry(), Attempts: j.attempts, Reason: trigger.ReasonOf(cause), Cause: cause.Error()}
+	dead := inbox.Dead{Event: j.entry(), Attempts: j.attempts, ID: j.id, Reason: trigger.ReasonOf(cause), Cause: cause.Error()}
 	if f := (*trigger.Failure)(nil); errors.As(cause, &f) {
 		dead.Cause = f.Err.Error()
 	}
@@ -173,7 +180,7 @@ func (d *dispatcher) bury(j *job, cause error) error {
 		}
 	}
 	err := d.box.Bury(dead, in, ends)
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrDone) {
 		d.log.Error("a failed message can't be set aside, and is tried again", "trigger", j.event.Trigger, "topic", j.event.MQTT.Topic, "cause", err)
 	}
 	return err
