@@ -143,32 +143,40 @@ func (t table) scan(prefix, after []byte, f func(key, row []byte) (more bool, er
 		layers = append(layers, o.rows[i:i+n])
 	}
 	c := t.bucket.Cursor()
-	for k, v := c.Seek(from); ; {
+	k, v := c.Seek(from)
+	for {
 		if !bytes.HasPrefix(k, prefix) {
 			k = nil
 		}
-		key, value := k, v
-		for _, l := range slices.Backward(layers) {
-			if len(l) > 0 && (key == nil || l[0].key <= string(key)) {
-				key, value = []byte(l[0].key), l[0].value
+		var top row // of the layers
+		found := false
+		for _, l := range slices.Backward(layers) { // of equal keys the newest wins
+			if len(l) > 0 && (!found || l[0].key <= top.key) {
+				top, found = l[0], true
 			}
 		}
-		if key == nil {
+		if k == nil && !found {
 			return nil
 		}
+		if k != nil && (!found || string(k) < top.key) {
+			if more, err := f(k, v); err != nil || !more {
+				return err
+			}
+			k, v = c.Next()
+			continue
+		}
 		for i, l := range layers {
-			if len(l) > 0 && l[0].key == string(key) {
+			if len(l) > 0 && l[0].key == top.key {
 				layers[i] = l[1:]
 			}
 		}
-		inBucket := k != nil && bytes.Equal(k, key)
-		if value != nil {
-			if more, err := f(key, value); err != nil || !more {
+		if k != nil && string(k) == top.key {
+			k, v = c.Next()
+		}
+		if top.value != nil {
+			if more, err := f([]byte(top.key), top.value); err != nil || !more {
 				return err
 			}
-		}
-		if inBucket {
-			k, v = c.Next()
 		}
 	}
 }
