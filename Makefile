@@ -99,6 +99,13 @@ bench-peers: build $(WASMTIME) $(JS_HANDLERS) ## measure beside `wasmtime serve`
 crash: toolchain ## kill the agent CYCLES times (1000) while sensors publish: nothing lost, nothing doubled; SEED=n repeats a run
 	@$(GO) run ./test/crash -cycles $(or $(CYCLES),1000) $(if $(SEED),-seed $(SEED))
 
+# One after the other: builds in two languages at once take the memory of both.
+TOOLCHAINS := $(CURDIR)/.tools/toolchains
+.PHONY: templates
+templates: build ## build each template of `dunlin new` with its language's tools, and run it (first: ten minutes)
+	@test/guests/build.sh toolchains '$(TOOLCHAINS)/bin'
+	@DUNLIN_TOOLCHAINS='$(TOOLCHAINS)' DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) test -count=1 -timeout 30m -parallel 1 -v -run TestEachTemplate ./test/scripts
+
 .PHONY: demo
 demo: build ## show the whole of it on this machine in a minute; KEEP=1 leaves it running
 	@KEEP='$(KEEP)' test/demo/run

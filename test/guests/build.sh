@@ -4,6 +4,7 @@
 #   build.sh                          the committed ones, in place, and SHA256SUMS
 #   build.sh check                    the committed ones, elsewhere: fails unless every digest is as in SHA256SUMS
 #   build.sh test                     the guests' own unit tests
+#   build.sh toolchains DIRECTORY     what the templates of `dunlin new` are built with, as commands in DIRECTORY
 #   build.sh seed-js OUT [SOURCE.js]  the JS handler (12 MB), or another source with the same engine
 #   build.sh wasmtime DIRECTORY       the wasmtime that `make bench-peers` measures beside, into DIRECTORY/bin; ten minutes or more
 #
@@ -142,6 +143,34 @@ seed_js() {
 	mv "$work/out.wasm" "$1"
 }
 
+# command_file FILE: an executable script from standard input.
+command_file() {
+	cat >"$1.new"
+	chmod +x "$1.new"
+	mv "$1.new" "$1"
+}
+
+# toolchains BIN: commands that do as the usual ones, where those can't be had from a registry.
+toolchains() {
+	bin=$1
+	mkdir -p "$bin"
+	js
+	ln -sf "$(command -v node)" "$bin/node"
+	rust
+	# rustup has the target wasm32-wasip2; here std is built for it, and linked by the same linker.
+	command_file "$bin/cargo" <<EOF
+#!/bin/sh
+set -eu
+export LD_LIBRARY_PATH='$libs' RUSTC='$RUSTC' RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR='$tools/templates-target'
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER='$linker'
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS='-Zunstable-options -Clinker-flavor=wasm-lld \
+-Clink-arg=--wasm-ld-path=$root/usr/lib/llvm-22/bin/wasm-ld -Cpanic=abort'
+'$root/usr/bin/cargo' "\$@" --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort -Zbuild-std-features=
+mkdir -p target/wasm32-wasip2/release
+cp "\$CARGO_TARGET_DIR/wasm32-unknown-unknown/release/handler.wasm" target/wasm32-wasip2/release/
+EOF
+}
+
 case ${1:-} in
 "")
 	all "$here"
@@ -166,11 +195,15 @@ wasmtime)
 	rust
 	"$root/usr/bin/cargo" install --quiet --locked --version "$wasmtime_version" --root "$2" wasmtime-cli
 	;;
+toolchains)
+	[ $# -eq 2 ] || die "toolchains needs the folder to fill: build.sh toolchains DIRECTORY"
+	toolchains "$2"
+	;;
 seed-js)
 	[ $# -ge 2 ] || die "seed-js needs the file to write: build.sh seed-js OUT [SOURCE.js]"
 	seed_js "$2" "${3:-$here/seed-js/seed.js}"
 	;;
 *)
-	die "no such target: $1; there are check, test, seed-js and wasmtime, and without one all committed guests are built"
+	die "no such target: $1; there are check, test, toolchains, seed-js and wasmtime, and without one all committed guests are built"
 	;;
 esac

@@ -154,7 +154,7 @@ func environ(ts *testscript.TestScript) []string {
 		name, _, _ := strings.Cut(kv, "=")
 		names = append(names, name)
 	}
-	text, err := os.ReadFile(ts.Name() + ".txtar")
+	text, err := os.ReadFile(filepath.Join(s.folder, ts.Name()+".txtar"))
 	ts.Check(err)
 	for _, m := range setsVariable.FindAllStringSubmatch(string(text), -1) {
 		names = append(names, m[1])

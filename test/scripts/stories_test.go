@@ -46,6 +46,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,6 +95,16 @@ func TestStoriesWithTheAgentOnArm64(t *testing.T) {
 
 // tell runs the stories in files (nil: all) with the programs in dir; agent, if set, is the command for dunlin-agent.
 func tell(t *testing.T, dir, agent string, files []string) {
+	p := params(t, dir, agent)
+	p.Files = files
+	if files == nil {
+		p.Dir = "."
+	}
+	testscript.Run(t, p)
+}
+
+// params of stories that run the programs in dir.
+func params(t *testing.T, dir, agent string) testscript.Params {
 	path, err := pathFolder(t, dir, agent)
 	if err != nil {
 		t.Fatal(err)
@@ -106,16 +117,11 @@ func tell(t *testing.T, dir, agent string, files []string) {
 	if agent != "" {
 		wait = patienceEmulated
 	}
-	p := testscript.Params{
-		Files:              files,
+	return testscript.Params{
 		RequireUniqueNames: true,
 		Setup:              func(env *testscript.Env) error { return setup(env, path, wait, deadline) },
-		Cmds:               commands,
+		Cmds:               maps.Clone(commands),
 	}
-	if files == nil {
-		p.Dir = "."
-	}
-	testscript.Run(t, p)
 }
 
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -148,6 +154,7 @@ const (
 // story is what the commands of one running story share.
 type story struct {
 	t        testscript.T
+	folder   string // of its file
 	patience time.Duration
 	deadline time.Time // a little before the test run's, so that the story's logs are printed
 	env      *testscript.Env

@@ -1,0 +1,9 @@
+import { increment } from "wasi:keyvalue/atomics@0.2.0-draft2";
+import { open } from "wasi:keyvalue/store@0.2.0-draft2";
+import type { Publish, Tick } from "./glue/handler";
+
+// What it returns, one message or an array of them, is published; an exception undoes all, and the tick is tried again.
+export async function handleTick(tick: Tick): Promise<Publish> {
+  const n = increment(open("default"), "ticks", 1n);
+  return { topic: "ticks", payload: `${tick.timer} ${n}` };
+}
