@@ -27,6 +27,26 @@ need() {
 	command -v "$1" >/dev/null || die "$1 is missing: install the package $2"
 }
 
+# debs ROOT PACKAGE=VERSION...: Debian's packages, with the libraries that they need and this machine has not, unpacked.
+debs() {
+	into=$1
+	shift
+	need apt-get "apt (these packages are Debian's: on another system, run this in a debian:12 container)"
+	need dpkg-deb dpkg
+	rm -rf "$into" && mkdir -p "$into/debs"
+	missing=$(apt-get -s -o Debug::NoLocking=1 --no-install-recommends install "$@" | awk '/^Inst/ { print $2 }') ||
+		die "these Debian packages can't be had: run apt-get update; if they are gone, raise their versions and the digests: $*"
+	for package in $missing; do
+		case " $* " in *" $package="*) ;; *) set -- "$@" "$package" ;; esac
+	done
+	(cd "$into/debs" && apt-get -o APT::Sandbox::User="$(id -un)" download "$@" >/dev/null) || die "get Debian packages: $*"
+	for deb in "$into"/debs/*.deb; do
+		dpkg-deb -x "$deb" "$into"
+	done
+	rm -r "$into/debs"
+	touch "$into/complete"
+}
+
 # rust: a toolchain whose std, built from source, targets wasm; rustup's has none where only registries can be reached.
 rust_version=1.96.0+dfsg1-1~deb12u2
 llvm_version=1:22.1.8-1~deb12u1
@@ -34,25 +54,10 @@ llvm_version=1:22.1.8-1~deb12u1
 rust() {
 	root=$tools/rust-$rust_version
 	if [ ! -e "$root/complete" ]; then
-		need apt-get "apt (these packages are Debian's: on another system, run this in a debian:12 container)"
-		need dpkg-deb dpkg
 		need cc "gcc and libc6-dev"
-		rm -rf "$root" && mkdir -p "$root/debs"
-		set -- "rustc-web=$rust_version" "libstd-rust-web-dev=$rust_version" "libstd-rust-web-1.96=$rust_version" \
+		debs "$root" "rustc-web=$rust_version" "libstd-rust-web-dev=$rust_version" "libstd-rust-web-1.96=$rust_version" \
 			"rust-web-src=$rust_version" "rust-web-llvm=$rust_version" "cargo-web=$rust_version" \
 			"lld-22=$llvm_version" "libllvm22=$llvm_version"
-		# The libraries that these need and this machine has not.
-		missing=$(apt-get -s -o Debug::NoLocking=1 --no-install-recommends install "$@" | awk '/^Inst/ { print $2 }') ||
-			die "Debian's Rust $rust_version can't be had: run apt-get update; if it is gone, raise rust_version and the digests"
-		for package in $missing; do
-			case " $* " in *" $package="*) ;; *) set -- "$@" "$package" ;; esac
-		done
-		(cd "$root/debs" && apt-get -o APT::Sandbox::User="$(id -un)" download "$@" >/dev/null) || die "get Debian packages: $*"
-		for deb in "$root"/debs/*.deb; do
-			dpkg-deb -x "$deb" "$root"
-		done
-		rm -r "$root/debs"
-		touch "$root/complete"
 	fi
 	linker=$(find "$root/usr/lib/rustlib" -name wasm-component-ld | head -n 1)
 	libs=$(find "$root" -name 'libLLVM.so.*' | head -n 1)
@@ -143,6 +148,17 @@ seed_js() {
 	mv "$work/out.wasm" "$1"
 }
 
+wasi_libc_version=0.0~git20220510.9886d3d-2
+wit_bindgen_version=0.63.0
+
+# clang: Debian's, with a libc for wasm, as wasi-sdk puts them together.
+clang() {
+	c_root=$tools/clang-${llvm_version#*:} # a colon would end a path of libraries
+	[ -e "$c_root/complete" ] || debs "$c_root" "clang-22=$llvm_version" "lld-22=$llvm_version" "libllvm22=$llvm_version" \
+		"libclang-cpp22=$llvm_version" "libclang-common-22-dev=$llvm_version" "libclang-rt-22-dev-wasm32=$llvm_version" \
+		"wasi-libc=$wasi_libc_version"
+}
+
 # command_file FILE: an executable script from standard input.
 command_file() {
 	cat >"$1.new"
@@ -169,6 +185,19 @@ export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS='-Zunstable-options -Clinke
 mkdir -p target/wasm32-wasip2/release
 cp "\$CARGO_TARGET_DIR/wasm32-unknown-unknown/release/handler.wasm" target/wasm32-wasip2/release/
 EOF
+	clang
+	command_file "$bin/wasm32-wasip2-clang" <<EOF
+#!/bin/sh
+export LD_LIBRARY_PATH='$c_root/usr/lib/$(uname -m)-linux-gnu:$c_root/usr/lib/llvm-22/lib'
+exec '$c_root/usr/lib/llvm-22/bin/clang' --target=wasm32-wasi -isystem '$c_root/usr/include/wasm32-wasi' \
+	-B'$c_root/usr/lib/wasm32-wasi' -L'$c_root/usr/lib/wasm32-wasi' \
+	-Wno-unused-command-line-argument -Wno-deprecated -fuse-ld='$linker' "\$@"
+EOF
+	[ -e "$tools/wit-bindgen-$wit_bindgen_version/bin/wit-bindgen" ] ||
+		env -u CARGO_TARGET_DIR "$root/usr/bin/cargo" install --quiet --locked --version "$wit_bindgen_version" --no-default-features --features c,go \
+			--root "$tools/wit-bindgen-$wit_bindgen_version" wit-bindgen-cli
+	ln -sf "$tools/wit-bindgen-$wit_bindgen_version/bin/wit-bindgen" "$bin/wit-bindgen"
+	ln -sf "$tools/js/node_modules/.bin/jco" "$bin/jco"
 }
 
 case ${1:-} in

@@ -61,6 +61,22 @@ func All() []Template {
 			Build: []string{"cargo build --release"}, Source: "target/wasm32-wasip2/release/handler.wasm", layers: []string{"rust"},
 		},
 		js("js", "starlingmonkey"), js("js", "quickjs"), js("ts", "starlingmonkey"), js("ts", "quickjs"),
+		{
+			Language: "go", Needs: "Go 1.26, make, wit-bindgen 0.63 (cargo install wit-bindgen-cli@0.63.0), jco 1.16 (npm install -g @bytecodealliance/jco@1.16.1)",
+			Build: []string{"make"}, Source: "handler.wasm", layers: []string{"go"},
+		},
+		{
+			Language: "python", Needs: "Python 3.10 or newer",
+			Build: []string{
+				"python3 -m venv .venv", ".venv/bin/pip install -r requirements.txt",
+				".venv/bin/componentize-py -d wit -w handler componentize app -o handler.wasm",
+			},
+			Source: "handler.wasm", layers: []string{"python"},
+		},
+		{
+			Language: "c", Needs: "wasi-sdk 24 or newer in /opt/wasi-sdk, make, wit-bindgen 0.63 (cargo install wit-bindgen-cli@0.63.0)",
+			Build: []string{"make"}, Source: "handler.wasm", layers: []string{"c"},
+		},
 	}
 	for i := range all {
 		all[i].Triggers = Triggers
