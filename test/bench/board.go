@@ -20,7 +20,7 @@ func (b *bench) install(ctx context.Context) error {
 		return err
 	}
 	return b.push(ctx, "small", "1.0.0", `
-trigger.http = [{ route = "/", component = "hello" }, { route = "/count", component = "counter" }]
+trigger.http = [{ route = "/", component = "hello" }, { route = "/echo", component = "hello" }, { route = "/count", component = "counter" }]
 trigger.mqtt = [{ topic = "quiet/#", qos = 1, component = "quiet" }, { topic = "events/#", qos = 1, component = "counter" }]
 component.hello = { source = "hello.wasm" }
 component.counter = { source = "counter.wasm", key_value_stores = ["default"], publish = ["count/#"] }

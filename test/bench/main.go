@@ -31,6 +31,10 @@
 //	                                   acknowledgement waits for the handler's end and no commit
 //	event_mqtt_durable_*      300      the same; the handler counts in keyvalue and publishes: two commits to disk, one of them
 //	                                   before the PUBACK
+//	event_http_echo_64k_*, _1m_*  300, 40  POST of so many bytes to hello-http's /echo, to the last byte of the same body back
+//	floor_echo_64k, _1m       100, 20  median: as many bytes in the echo's chunks of 8 KiB as list<u8> to a guest and on to the host, in C
+//	                                   alone (testdata/floor.c): no network, no HTTP, no streams; its processor time, so others' work is not in it
+//	event_http_echo_*_vs_floor  -      the p50 by that floor
 //	per_component_pss         6        median, a process each: 3 copies of hello-http used once, then 10 more; a tenth of the growth
 //	cold_small_p99            120      6 fresh boards, 20 copies of hello-http (own digests, compiled before, files in the page cache):
 //	                                   the first request ever to each, on a connection in use, to its first byte
@@ -51,6 +55,7 @@
 //	http_<handler>_c<n>_rate, _wasmtime_rate  5  median of runs of 2 s, in turns with wasmtime's: requests a second; one is under way on
 //	                                             each connection at all times
 //	http_<handler>_c<n>_p99, _wasmtime_p99    5  median of the runs' own p99
+//	http_echo_64k_*, http_echo_1m_*           300, 40  medians of the small handler's echo of such a body, in 5 turns
 //	..._vs_wasmtime_ratio, ..._p99_vs_wasmtime   the board's by wasmtime's
 package main
 
@@ -130,7 +135,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	begun := time.Now()
 	note("measure; load %s", load())
-	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"cold", b.cold}, {"up", b.up}}
+	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"bodies", b.bodies}, {"cold", b.cold}, {"up", b.up}}
 	if b.js != "" {
 		stages = append(stages, stage{"update", b.update}, stage{"cold js", b.coldJS})
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ func (b *bench) peers(ctx context.Context) error {
 		return err
 	}
 	defer small.process.Stop()
-	if err := small.rates(b); err != nil {
+	if err := errors.Join(small.rates(b), small.bodies(b)); err != nil {
 		return err
 	}
 	if b.js == "" {
