@@ -255,8 +255,8 @@ func (a *Agent) publish(ctx context.Context, m store.Message) error {
 }
 
 func (a *Agent) uplink(ctx context.Context, m store.Message) error {
-	now, clock := a.time()
-	err := a.link.Data(ctx, wire.Data{ID: m.ID, At: now.UnixMilli(), Clock: clock, Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
+	at, clock := a.stamped(m) // its own, so that sent again it is the same bytes
+	err := a.link.Data(ctx, wire.Data{ID: m.ID, At: at.UnixMilli(), Clock: clock, Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
 	if err != nil && !passing(err) {
 		// No later attempt is better, and what waits behind it must not wait for ever.
 		a.log.Error("a message to the fleet can't be sent and is dropped", "application", m.Application, "topic", m.Topic, "cause", err)

@@ -162,7 +162,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		Limits: runner.Limits{Memory: uint64(l.Memory), Time: time.Duration(l.Time), CPU: time.Duration(l.CPU), Payload: l.Payload,
 			Concurrency: l.Concurrency, Queue: l.Queue, LogLines: l.LogLines, Requests: l.Requests},
 		Begin: func(e *trigger.Event) runner.Tx {
-			return a.store.Begin(d.manifest.Application).Within(quota).Durable(d.durability[e.Trigger])
+			return a.store.Begin(d.manifest.Application).Within(quota).Durable(d.durability[e.Trigger]).Stamp(a.stamp)
 		},
 		Log: a.log,
 	})

@@ -3,11 +3,13 @@ package agent
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/fleet/trust"
 	"dunlin.dev/dunlin/fleet/wire"
 )
@@ -44,6 +46,23 @@ func (a *Agent) time() (time.Time, wire.ClockQuality) {
 		return now, wire.ClockSynced
 	}
 	return now, wire.ClockEstimated
+}
+
+// qualities of a clock, as messages of the outbox keep them: never another order.
+var qualities = []wire.ClockQuality{wire.ClockSynced, wire.ClockEstimated, wire.ClockUnsynced}
+
+// stamp is the time of what is published, and its place in qualities.
+func (a *Agent) stamp() (time.Time, byte) {
+	now, quality := a.time()
+	return now, byte(slices.Index(qualities, quality))
+}
+
+// stamped gives the time of a message that was published, or the present one where it has none.
+func (a *Agent) stamped(m store.Message) (time.Time, wire.ClockQuality) {
+	if m.At.IsZero() || int(m.Clock) >= len(qualities) {
+		return a.time()
+	}
+	return m.At, qualities[m.Clock]
 }
 
 // now is what certificates and metadata are held against.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"time"
 )
 
 // Rows of the data bucket. One bucket for all three, because each one more is a page more in every commit:
@@ -80,18 +81,25 @@ func outboxKey(id uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{kindOutbox}, id)
 }
 
-// encodeMessage: qos (2 bits) and retain (bit 2) in a byte, the application's length in one, application, the topic's length in
-// two (big endian), topic, payload.
+// encodeMessage: qos (2 bits), retain (bit 2) and whether there is a time (bit 3) in a byte, the application's length in one,
+// application, the topic's length in two (big endian), topic, the time if there is one (milliseconds since 1970 in eight bytes, and
+// its quality in one), payload.
 func encodeMessage(m Message) []byte {
 	out := make([]byte, 0, 4+len(m.Application)+len(m.Topic)+len(m.Payload))
 	flags := m.QoS
 	if m.Retain {
 		flags |= 4
 	}
+	if !m.At.IsZero() {
+		flags |= 8
+	}
 	out = append(out, flags, byte(len(m.Application)))
 	out = append(out, m.Application...)
 	out = binary.BigEndian.AppendUint16(out, uint16(len(m.Topic)))
 	out = append(out, m.Topic...)
+	if !m.At.IsZero() {
+		out = append(binary.BigEndian.AppendUint64(out, uint64(m.At.UnixMilli())), m.Clock)
+	}
 	return append(out, m.Payload...)
 }
 
@@ -108,7 +116,7 @@ func decodeMessage(key, value []byte) (Message, error) {
 		return Message{}, err
 	}
 	m := Message{ID: id}
-	if len(value) < 2 || value[0] > 7 || value[0]&3 == 3 {
+	if len(value) < 2 || value[0] > 15 || value[0]&3 == 3 {
 		return Message{}, fmt.Errorf("%w: outbox message %d is malformed", ErrDamaged, m.ID)
 	}
 	m.QoS, m.Retain = value[0]&3, value[0]&4 != 0
@@ -121,7 +129,16 @@ func decodeMessage(key, value []byte) (Message, error) {
 	if len(rest) < n {
 		return Message{}, fmt.Errorf("%w: outbox message %d is cut short", ErrDamaged, m.ID)
 	}
-	m.Topic = string(rest[:n])
-	m.Payload = append([]byte{}, rest[n:]...)
+	m.Topic, rest = string(rest[:n]), rest[n:]
+	if value[0]&8 != 0 {
+		if len(rest) < 9 {
+			return Message{}, fmt.Errorf("%w: outbox message %d is cut short", ErrDamaged, m.ID)
+		}
+		m.At, m.Clock, rest = time.UnixMilli(int64(binary.BigEndian.Uint64(rest))), rest[8], rest[9:]
+		if m.At.IsZero() {
+			return Message{}, fmt.Errorf("%w: outbox message %d is malformed", ErrDamaged, m.ID)
+		}
+	}
+	m.Payload = append([]byte{}, rest...)
 	return m, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"testing"
+	"time"
 )
 
 func fnvOf(b []byte) uint64 {
@@ -49,6 +50,7 @@ func FuzzValueKey(f *testing.F) {
 }
 
 func FuzzMessage(f *testing.F) {
+	f.Add(uint64(2), encodeMessage(Message{Application: "app", Topic: "a/b", Payload: []byte("x"), At: time.UnixMilli(5), Clock: 2}))
 	f.Add(uint64(1), encodeMessage(Message{Application: "app", Topic: "a/b", Payload: []byte("x"), QoS: 2, Retain: true}))
 	f.Add(uint64(2), []byte{3, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, id uint64, value []byte) {
@@ -87,4 +89,16 @@ func FuzzVerify(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestAMessageKeepsTheTimeAtWhichItWasPublished(t *testing.T) {
+	s := open(t, t.TempDir())
+	at := time.UnixMilli(1_800_000_000_123)
+	tx := s.Begin("app").Stamp(func() (time.Time, byte) { return at, 2 })
+	must(t, tx.Publish("uplink:a", []byte("x"), 1, false))
+	must(t, tx.Commit(ctx))
+	m, err := s.Outbox(0, 1)
+	if err != nil || len(m) != 1 || !m[0].At.Equal(at) || m[0].Clock != 2 || string(m[0].Payload) != "x" {
+		t.Errorf("%+v, %v", m, err)
+	}
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"time"
 )
 
 // Message in the outbox.
@@ -12,6 +13,8 @@ type Message struct {
 	Payload     []byte
 	QoS         byte
 	Retain      bool
+	At          time.Time // when it was published, in milliseconds; zero: nobody said
+	Clock       byte      // how good that time is, in the board's own terms
 }
 
 // Outbox gives up to n messages with an ID above after, oldest first: only such as are on the disk and not delivered.

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Tx is one event's transaction over one application's keyvalue data and the outbox. It holds all writes in memory until
@@ -27,6 +28,7 @@ type Tx struct {
 	once        []string // rows that must not be as they are written
 	taken       []uint64 // messages that must be in the outbox still, and leave it
 	quota       *quota   // nil: none
+	stamp       func() (time.Time, byte)
 	durability  Durability
 	size        int
 	conflict    bool
@@ -243,8 +245,18 @@ func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error 
 	if err := t.grow(len(topic) + len(payload)); err != nil {
 		return fmt.Errorf("publish to %q: %w", topic, err)
 	}
-	t.messages = append(t.messages, Message{Application: t.application, Topic: topic, Payload: append([]byte{}, payload...), QoS: qos, Retain: retain})
+	m := Message{Application: t.application, Topic: topic, Payload: append([]byte{}, payload...), QoS: qos, Retain: retain}
+	if t.stamp != nil {
+		m.At, m.Clock = t.stamp()
+	}
+	t.messages = append(t.messages, m)
 	return nil
+}
+
+// Stamp gives the messages of the transaction the time that now tells, and how good it is.
+func (t *Tx) Stamp(now func() (time.Time, byte)) *Tx {
+	t.stamp = now
+	return t
 }
 
 // Writes reports whether there is anything to commit.
