@@ -95,6 +95,10 @@ bench: build ## measure; prints BENCH <name> <value> <unit>
 bench-peers: build $(WASMTIME) $(JS_HANDLERS) ## measure beside `wasmtime serve` (built at the first run: ten minutes)
 	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/bench -js .tools/seed-js -wasmtime '$(abspath $(WASMTIME))'
 
+.PHONY: bench-languages
+bench-languages: templates ## measure the templates' handlers, language by language
+	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/bench -languages '$(TOOLCHAINS)/built'
+
 .PHONY: crash
 crash: toolchain ## kill the agent CYCLES times (1000) while sensors publish: nothing lost, nothing doubled; SEED=n repeats a run
 	@$(GO) run ./test/crash -cycles $(or $(CYCLES),1000) $(if $(SEED),-seed $(SEED))

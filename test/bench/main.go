@@ -57,6 +57,14 @@
 //	http_<handler>_c<n>_p99, _wasmtime_p99    5  median of the runs' own p99
 //	http_echo_64k_*, http_echo_1m_*           300, 40  medians of the small handler's echo of such a body, in 5 turns
 //	..._vs_wasmtime_ratio, ..._p99_vs_wasmtime   the board's by wasmtime's
+//
+// With -languages (make bench-languages) these and no others, for the component of each template of dunlin new for http, in a
+// dunlin up of its own that compiled it before:
+//
+//	lang_<template>_size, _compiled  1   the component; its compiled form
+//	lang_<template>_compile          1   dunlin check, with nothing compiled before: from its start to its end
+//	lang_<template>_memory           1   the smallest limits.memory, in whole MiB, under which it answers
+//	lang_<template>_p50, _p99    1,000   GET on one kept-alive connection, as event_http_*
 package main
 
 import (
@@ -85,6 +93,7 @@ func main() {
 	flag.StringVar(&b.tmp, "tmp", "", "folder for temporary files (default $TMPDIR, else /tmp)")
 	flag.DurationVar(&b.idle, "idle", 20*time.Second, "how long to watch the idle board")
 	flag.StringVar(&b.wasmtime, "wasmtime", "", "measure beside this program's `serve`, and nothing else (make bench-peers)")
+	flag.StringVar(&b.languages, "languages", "", "measure the templates' components in this folder, and nothing else (make bench-languages)")
 	flag.BoolVar(&b.keep, "keep", false, "keep the temporary files, the logs among them")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -103,6 +112,7 @@ type bench struct {
 	idle         time.Duration
 	keep         bool
 	wasmtime     string
+	languages    string
 
 	dir   string // of this run
 	fleet *process.Process
@@ -143,6 +153,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		stages = stages[3:4:4] // install
 		stages = append(stages, stage{"peers", b.peers})
 	}
+	if b.languages != "" {
+		stages = []stage{{"languages", b.measureLanguages}}
+	}
 	for _, s := range stages {
 		at := time.Now()
 		if err := s.run(ctx); err != nil {
@@ -151,6 +164,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 		note("%s took %s", s.name, time.Since(at).Round(100*time.Millisecond))
 	}
 	note("measured in %s; load %s", time.Since(begun).Round(time.Second), load())
+	if b.board == nil {
+		return nil
+	}
 	return complaints(b.board)
 }
 
@@ -182,6 +198,9 @@ func (b *bench) prepare(ctx context.Context) error {
 		if _, err := command(ctx, nil, "go", "test", "-c", "-o", b.path(name+".test"), "dunlin.dev/dunlin/agent/internal/"+name); err != nil {
 			return err
 		}
+	}
+	if b.languages != "" {
+		return nil
 	}
 	if b.js != "" {
 		b.js, err = filepath.Abs(b.js)

@@ -36,27 +36,11 @@ func (b *bench) up(ctx context.Context) error {
 }
 
 func (b *bench) upOf(ctx context.Context, name string, wasm []byte) error {
-	dir := b.path("up-" + name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	const manifest = "dunlin_manifest_version = 1\napplication = { name = \"up\", version = \"1.0.0\" }\n" +
-		"trigger.http = [{ route = \"/\", component = \"c\" }]\ncomponent.c = { source = \"c.wasm\" }\n"
-	if err := os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(manifest), 0o600); err != nil {
-		return err
-	}
-	source := filepath.Join(dir, "c.wasm")
-	if err := os.WriteFile(source, wasm, 0o600); err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	dir, addr, err := b.project("up-"+name, wasm)
 	if err != nil {
 		return err
 	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		return err
-	}
+	source := filepath.Join(dir, "c.wasm")
 	var p *process.Process
 	defer func() { p.Stop() }()
 	var samples []time.Duration
@@ -107,6 +91,27 @@ func (b *bench) upOf(ctx context.Context, name string, wasm []byte) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// project makes a folder with a manifest for one component, and finds an address to serve it at.
+func (b *bench) project(name string, wasm []byte) (dir, addr string, err error) {
+	dir = b.path(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", "", err
+	}
+	const manifest = "dunlin_manifest_version = 1\napplication = { name = \"up\", version = \"1.0.0\" }\n" +
+		"trigger.http = [{ route = \"/\", component = \"c\" }]\ncomponent.c = { source = \"c.wasm\" }\n"
+	if err := os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(manifest), 0o600); err != nil {
+		return "", "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "c.wasm"), wasm, 0o600); err != nil {
+		return "", "", err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", "", err
+	}
+	return dir, l.Addr().String(), l.Close()
 }
 
 // firstAnswer asks until there is one.

@@ -47,7 +47,8 @@ func TestEachTemplateBuildsAndRuns(t *testing.T) {
 		t.Fatalf("dunlin new lists %d templates", len(templates))
 	}
 	for _, tm := range templates {
-		t.Run(strings.TrimSuffix(tm.Language+"-"+tm.Engine, "-"), func(t *testing.T) {
+		name := strings.TrimSuffix(tm.Language+"-"+tm.Engine, "-")
+		t.Run(name, func(t *testing.T) {
 			var stories []string
 			for _, trigger := range tm.Triggers {
 				stories = append(stories, filepath.Join("templates", trigger+".txtar"))
@@ -66,22 +67,26 @@ func TestEachTemplateBuildsAndRuns(t *testing.T) {
 				if neg || len(args) != 1 {
 					ts.Fatalf("usage: build DIR")
 				}
-				ts.Check(buildProject(ts.MkAbs(args[0]), tools, tm.Source, tm.Build))
+				ts.Check(buildProject(ts.MkAbs(args[0]), tools, name+"-"+ts.Name(), tm.Source, tm.Build))
 			}
 			testscript.Run(t, p)
 		})
 	}
 }
 
-// buildProject runs a project's own commands. A project whose every byte was built before, with these tools, is not built
-// again: StarlingMonkey takes twenty seconds for each.
-func buildProject(dir, tools, source string, commands []string) error {
+// buildProject runs a project's own commands, and keeps the component in tools/built, where the bench takes it from. A project
+// whose every byte was built before, with these tools, is not built again: StarlingMonkey takes twenty seconds for each.
+func buildProject(dir, tools, name, source string, commands []string) error {
 	key, err := digest(dir, filepath.Join(need.Root(), "test", "guests", "build.sh"), commands)
 	if err != nil {
 		return err
 	}
-	kept := filepath.Join(tools, "built", key+".wasm")
-	if wasm, err := os.ReadFile(kept); err == nil {
+	kept := filepath.Join(tools, "built", name)
+	if was, err := os.ReadFile(kept + ".key"); err == nil && string(was) == key {
+		wasm, err := os.ReadFile(kept + ".wasm")
+		if err != nil {
+			return err
+		}
 		to := filepath.Join(dir, source)
 		if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
 			return err
@@ -103,7 +108,10 @@ func buildProject(dir, tools, source string, commands []string) error {
 	if err := os.MkdirAll(filepath.Dir(kept), 0o777); err != nil {
 		return err
 	}
-	return os.WriteFile(kept, wasm, 0o666)
+	if err := os.WriteFile(kept+".wasm", wasm, 0o666); err != nil {
+		return err
+	}
+	return os.WriteFile(kept+".key", []byte(key), 0o666)
 }
 
 // digest of a project, its commands, and the recipe of the tools.

@@ -1,5 +1,4 @@
-import { increment } from "wasi:keyvalue/atomics@0.2.0-draft2";
-import { open } from "wasi:keyvalue/store@0.2.0-draft2";
+import { increment } from "./glue/keyvalue.js";
 
 const limit = 30;
 
@@ -8,6 +7,6 @@ export async function handleMessage({ topic, payload }) {
   const value = Number(payload.text());
   if (Number.isNaN(value)) throw new Error(`read "${payload}": not a number`);
   if (value <= limit) return;
-  const alerts = increment(open("default"), "alerts", 1n);
+  const alerts = increment("alerts");
   return { topic: `alerts/${topic}`, payload: `${payload} is above ${limit}, alert ${alerts}` };
 }

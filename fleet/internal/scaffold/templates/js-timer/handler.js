@@ -1,8 +1,7 @@
-import { increment } from "wasi:keyvalue/atomics@0.2.0-draft2";
-import { open } from "wasi:keyvalue/store@0.2.0-draft2";
+import { increment } from "./glue/keyvalue.js";
 
 // What it returns, one message or an array of them, is published; an exception undoes all, and the tick is tried again.
 export async function handleTick(tick) {
-  const n = increment(open("default"), "ticks", 1n);
+  const n = increment("ticks");
   return { topic: "ticks", payload: `${tick.timer} ${n}` };
 }

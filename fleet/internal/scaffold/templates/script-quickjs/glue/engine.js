@@ -97,6 +97,9 @@ globalThis.Promise = QueuedPromise;
 
 export const settle = QueuedPromise.result;
 
+// componentize-qjs takes a number for a 64-bit integer, and no BigInt.
+export const s64 = Number;
+
 globalThis.TextEncoder ??= class TextEncoder {
   encode(text = "") {
     const escaped = encodeURIComponent(String(text).toWellFormed());

@@ -1,2 +1,5 @@
 // This engine waits for promises itself.
 export const settle = (promise) => promise;
+
+// The type of a 64-bit integer.
+export const s64 = BigInt;
