@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -104,8 +105,8 @@ func (b *bench) leastMemory(ctx context.Context, dir, addr string) (int, error) 
 	}
 	var failed error
 	n := 1 + sort.Search(maxLanguageMemory, func(i int) bool {
-		limited := fmt.Sprintf("%scomponent.c.limits.memory = \"%dMiB\"\n", text, 1+i)
-		if err := os.WriteFile(manifest, []byte(limited), 0o600); err != nil {
+		limits := fmt.Sprintf("\"c.wasm\", limits = { memory = \"%dMiB\" }", 1+i)
+		if err := os.WriteFile(manifest, bytes.Replace(text, []byte("\"c.wasm\""), []byte(limits), 1), 0o600); err != nil {
 			failed = err
 			return true
 		}
@@ -115,9 +116,9 @@ func (b *bench) leastMemory(ctx context.Context, dir, addr string) (int, error) 
 			return true
 		}
 		defer p.Stop()
-		// A limit that is too small for the component's own memories keeps it from starting at all.
 		if _, err := p.LineAfter(ctx, 0, `^dunlin: up: `); err != nil {
-			return false
+			failed = err
+			return true
 		}
 		_, err = requests(addr, "/", "Hello World!", 0, 1)
 		return err == nil
