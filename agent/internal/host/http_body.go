@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/http"
 	"sync"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
@@ -202,6 +204,8 @@ func outgoingBodyFuncs(funcs map[string]fn) {
 type pipe struct {
 	notify func()
 	filled chan struct{} // holds one token when there is something new to read
+	// trailer is net/http's too, which looks into it after the end of the body; a body of known length has none.
+	trailer http.Header
 
 	mu   sync.Mutex
 	buf  []byte
@@ -209,7 +213,9 @@ type pipe struct {
 	err  error
 }
 
-func newPipe(notify func()) *pipe { return &pipe{notify: notify, filled: make(chan struct{}, 1)} }
+func newPipe(notify func()) *pipe {
+	return &pipe{notify: notify, filled: make(chan struct{}, 1), trailer: http.Header{}}
+}
 
 func (p *pipe) room() (int, error) {
 	p.mu.Lock()
@@ -235,12 +241,10 @@ func (p *pipe) flushed() (bool, error) {
 }
 
 func (p *pipe) finish(trailers *fields) error {
-	if trailers != nil {
-		err := code("internal-error", errors.New("trailers must be known before a request is sent"), absent)
-		p.abort(err)
-		return err
-	}
 	p.mu.Lock()
+	if trailers != nil {
+		maps.Copy(p.trailer, trailers.header())
+	}
 	p.done = true
 	p.mu.Unlock()
 	p.fill()

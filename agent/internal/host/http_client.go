@@ -80,7 +80,8 @@ func worthRetrying(ctx context.Context, resp *http.Response, err error) (bool, e
 
 // trace makes the guest's timeouts end ctx, whichever client sends the request.
 func (o *requestOptions) trace(ctx context.Context, cancel context.CancelCauseFunc) context.Context {
-	if o.connect == 0 && o.firstByte == 0 {
+	connect, firstByte := limitOf(o.connect), limitOf(o.firstByte)
+	if connect == 0 && firstByte == 0 {
 		return ctx
 	}
 	var connecting, waiting *time.Timer // net/http calls the hooks one after the other
@@ -89,16 +90,16 @@ func (o *requestOptions) trace(ctx context.Context, cancel context.CancelCauseFu
 			if connecting != nil { // of an attempt that failed
 				connecting.Stop()
 			}
-			if o.connect > 0 {
-				connecting = time.AfterFunc(o.connect, func() { cancel(errConnectTimeout) })
+			if connect > 0 {
+				connecting = time.AfterFunc(connect, func() { cancel(errConnectTimeout) })
 			}
 		},
 		GotConn: func(httptrace.GotConnInfo) {
 			if connecting != nil {
 				connecting.Stop()
 			}
-			if o.firstByte > 0 {
-				waiting = time.AfterFunc(o.firstByte, func() { cancel(errFirstByteTimeout) })
+			if firstByte > 0 {
+				waiting = time.AfterFunc(firstByte, func() { cancel(errFirstByteTimeout) })
 			}
 		},
 		GotFirstResponseByte: func() {

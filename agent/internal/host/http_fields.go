@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
@@ -155,8 +156,12 @@ func checkField(name string, values ...[]byte) (engine.Val, bool) {
 	if !validName(name) || slices.ContainsFunc(values, func(v []byte) bool { return !validValue(v) }) {
 		return errInvalidSyntax, false
 	}
-	if forbidden[strings.ToLower(name)] {
+	lower := strings.ToLower(name)
+	if forbidden[lower] {
 		return errForbidden, false
+	}
+	if lower == "content-length" && slices.ContainsFunc(values, func(v []byte) bool { _, err := strconv.ParseUint(string(v), 10, 63); return err != nil }) {
+		return errInvalidSyntax, false // RFC 9110, 8.6
 	}
 	return okUnit, true
 }

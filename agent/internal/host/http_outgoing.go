@@ -89,6 +89,9 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 	if err != nil {
 		return nil, err
 	}
+	if r.method == http.MethodConnect {
+		return nil, code("HTTP-request-method-invalid", errors.New("CONNECT makes a tunnel, which a handler has no end of"))
+	}
 	if g.requests++; g.limits.Requests > 0 && g.requests > g.limits.Requests {
 		limit := &LimitError{"requests", strconv.Itoa(g.limits.Requests)}
 		return nil, code("internal-error", g.note("wasi:http", limit), someText(limit.Error()))
@@ -114,7 +117,7 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 		cancel(nil)
 		return nil, err
 	}
-	future := &futureResponse{cancel: cancel, between: options.betweenBytes}
+	future := &futureResponse{cancel: cancel, between: limitOf(options.betweenBytes)}
 	g.inFlight.Add(1)
 	go future.run(g, func() (*http.Response, error) {
 		resp, err := attempt(g.client, req, repeatable)
@@ -172,7 +175,7 @@ func (r *outgoingRequest) attachBody(g *Guest, req *http.Request) (repeatable bo
 		return idempotent && b.trailers == nil, nil
 	}
 	p := newPipe(g.notify)
-	req.Body, req.ContentLength = p, b.length
+	req.Body, req.ContentLength, req.Trailer = p, b.length, p.trailer
 	return false, b.attach(p)
 }
 

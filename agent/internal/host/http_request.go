@@ -2,6 +2,7 @@ package host
 
 import (
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,7 +22,15 @@ type outgoingRequest struct {
 
 // requestOptions are the guest's timeouts; 0: none.
 type requestOptions struct {
-	connect, firstByte, betweenBytes time.Duration
+	connect, firstByte, betweenBytes *uint64 // nanoseconds, as the guest has set them; nil: none
+}
+
+// limitOf a timeout; 0 is none, while a guest's 0 is the shortest one.
+func limitOf(timeout *uint64) time.Duration {
+	if timeout == nil {
+		return 0
+	}
+	return time.Duration(instant(*timeout))
 }
 
 func noOptions() *requestOptions { return &requestOptions{} }
@@ -83,14 +92,14 @@ func requestFuncs(funcs map[string]fn) {
 	funcs["[constructor]request-options"] = f(func(g *Guest, _ []engine.Val) (engine.Val, error) {
 		return own(g, typRequestOptions, noOptions())
 	})
-	timeout := func(name string, of func(*requestOptions) *time.Duration) {
+	timeout := func(name string, of func(*requestOptions) **uint64) {
 		funcs["[method]request-options."+name] = f(func(g *Guest, a []engine.Val) (engine.Val, error) {
 			o, err := get[requestOptions](g, a[0])
 			if err != nil {
 				return none, err
 			}
-			if d := *of(o); d > 0 {
-				return engine.Some(engine.U64(uint64(d))), nil
+			if d := *of(o); d != nil {
+				return engine.Some(engine.U64(*d)), nil
 			}
 			return absent, nil
 		}, kHandle)
@@ -99,16 +108,17 @@ func requestFuncs(funcs map[string]fn) {
 			if err != nil {
 				return none, err
 			}
-			*of(o) = 0
+			*of(o) = nil
 			if a[1].IsSet() {
-				*of(o) = time.Duration(instant(a[1].Payload().Uint())) // a timeout of 0 is the shortest one, not none
+				d := a[1].Payload().Uint()
+				*of(o) = &d
 			}
 			return okUnit, nil
 		}, kHandle, kOption)
 	}
-	timeout("connect-timeout", func(o *requestOptions) *time.Duration { return &o.connect })
-	timeout("first-byte-timeout", func(o *requestOptions) *time.Duration { return &o.firstByte })
-	timeout("between-bytes-timeout", func(o *requestOptions) *time.Duration { return &o.betweenBytes })
+	timeout("connect-timeout", func(o *requestOptions) **uint64 { return &o.connect })
+	timeout("first-byte-timeout", func(o *requestOptions) **uint64 { return &o.firstByte })
+	timeout("between-bytes-timeout", func(o *requestOptions) **uint64 { return &o.betweenBytes })
 
 	funcs["[method]future-incoming-response.subscribe"] = f(func(g *Guest, a []engine.Val) (engine.Val, error) {
 		r, err := get[futureResponse](g, a[0])
@@ -146,5 +156,12 @@ func validPath(s string) bool {
 // validAuthority says whether s is host[:port]. Credentials belong in a header.
 func validAuthority(s string) bool {
 	u, err := url.Parse("http://" + s)
-	return err == nil && u.Host == s && u.Hostname() != "" && !strings.ContainsAny(s, "@/?#")
+	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") || strings.ContainsAny(s, "@/?#") {
+		return false
+	}
+	if u.Port() == "" {
+		return true
+	}
+	_, err = strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil
 }
