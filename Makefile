@@ -67,9 +67,10 @@ lint: toolchain .tools/golangci-lint-$(GOLANGCI_LINT_VERSION) ## check format, v
 	$(GO) vet ./...
 	.tools/golangci-lint-$(GOLANGCI_LINT_VERSION) run
 
+# Short: what runs as children under strace or kill shows no race here, and takes ten times as long.
 .PHONY: check-race
 check-race: toolchain
-	$(GO) test -race $(RACE)
+	$(GO) test -race -short $(RACE)
 
 # The engine's debug build collects garbage at each use of a handle, and cgocheck2 watches every write of a pointer: a
 # lifetime mistake in the binding crashes here instead of on a board.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -127,10 +128,10 @@ func seed(t testing.TB) *rand.Rand {
 }
 
 func randomBlob(r *rand.Rand, n int) (digest string, data []byte) {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], r.Uint64())
 	data = make([]byte, n)
-	for i := range data {
-		data[i] = byte(r.Uint32())
-	}
+	_, _ = rand.NewChaCha8(key).Read(data)
 	return fmt.Sprintf("sha256:%x", sha256.Sum256(data)), data
 }
 

@@ -266,14 +266,14 @@ func (d *dispatcher) load(b *binding) {
 	}
 	n = max(n, 1)
 	b.loading = true
-	after, settled := b.loaded, b.accepting == 0
+	id, after, settled := b.ID, b.loaded, b.accepting == 0
 	go func() {
-		events, err := d.box.Waiting(b.ID, after, n)
+		events, err := d.box.Waiting(id, after, n)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		b.loading = false
 		if err != nil {
-			d.log.Error("events that wait can't be read", "trigger", b.ID, "cause", err)
+			d.log.Error("events that wait can't be read", "trigger", id, "cause", err)
 			time.AfterFunc(d.delay(maxAttempts), func() {
 				d.mu.Lock()
 				defer d.mu.Unlock()
