@@ -91,9 +91,13 @@ func (b *bench) language(ctx context.Context, name, file string) error {
 	}
 	b.figure("lang_"+name+"_p50", micros(samples, 0.5), "us")
 	b.figure("lang_"+name+"_p99", micros(samples, 0.99), "us")
+	p.Stop() // its address is used again
 	least, err := b.leastMemory(ctx, dir, addr)
+	if err != nil {
+		return err
+	}
 	b.figure("lang_"+name+"_memory", float64(least), "MiB")
-	return err
+	return nil
 }
 
 // leastMemory is the smallest limit, in whole MiB, under which the project answers.
