@@ -18,6 +18,7 @@ import (
 	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/link"
+	"dunlin.dev/dunlin/agent/internal/runner"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
@@ -51,6 +52,7 @@ type Agent struct {
 	manager *manager
 	changed chan struct{} // holds one: there is something new to report
 	health  health
+	self    *runner.Runner // of the agent's event to itself
 	good    lastGood
 }
 
@@ -69,7 +71,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, changed: make(chan struct{}, 1), apps: applications{all: map[string]*deployment{}}}
+	a := &Agent{cfg: cfg, log: log, changed: make(chan struct{}, 1), health: health{patience: checkTime}, apps: applications{all: map[string]*deployment{}}}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -101,6 +103,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		return routes, []string{broker}
 	})
 	a.host.Clock(a.now)
+	a.self = a.newSelfEvent()
 	a.timers = timertrigger.New(timertrigger.Config{Trusted: a.clockSynced, Memory: a.store, Drain: drainTime}, log.With("source", "timer"))
 	if cfg.Fleet == nil {
 		return a, nil
@@ -184,10 +187,7 @@ func (a *Agent) reopen(s trust.State, digest string) (trust.Release, error) {
 // that is away makes its source degraded, and it is tried again.
 func (a *Agent) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, s := range []struct {
-		name string
-		run  func(context.Context) error
-	}{{"http", a.http.Run}, {"mqtt", a.bus.Run}, {"timer", a.timers.Run}} {
+	for _, s := range a.sources() {
 		if s.name == "http" && a.cfg.Listen == off {
 			continue
 		}
@@ -269,6 +269,9 @@ func (a *Agent) uplink(ctx context.Context, m store.Message) error {
 func (a *Agent) Close() {
 	for _, d := range a.apps.list() {
 		d.close(context.Background())
+	}
+	if a.self != nil {
+		_ = a.self.Close(context.Background())
 	}
 	if err := a.directories.close(); err != nil {
 		a.log.Error("a directory did not close", "cause", err)

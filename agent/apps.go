@@ -40,6 +40,7 @@ type applications struct {
 	mu      sync.Mutex
 	all     map[string]*deployment
 	retired wire.Counters // of deployments that serve no more, since the agent started
+	own     []timertrigger.Timer
 }
 
 // retire adds what d counted to the totals.
@@ -336,7 +337,7 @@ func (a *Agent) replace(app string, d *deployment) (old *deployment, err error) 
 func (a *Agent) bind() error {
 	var routes []httptrigger.Route
 	var subs []mqtttrigger.Subscription
-	var timers []timertrigger.Timer
+	timers := slices.Clone(a.apps.own)
 	for _, name := range slices.Sorted(maps.Keys(a.apps.all)) {
 		d := a.apps.all[name]
 		id := func(t string) string { return name + "/" + t }

@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -12,47 +14,113 @@ import (
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
-// health is the last check's outcome.
+// health is the check that is under way.
 type health struct {
-	mu    sync.Mutex
-	at    time.Time
-	cause error
+	mu       sync.Mutex
+	now      *checkup
+	patience time.Duration // what a check may take
 }
 
-// watch feeds systemd's watchdog, and only after a real check: the store commits, so a stuck disk or a dead committer ends in
-// a restart. Without a watchdog it does nothing, so an idle agent wakes for nothing.
+// checkup is one look at every part. One that is stuck is not begun again: who asks meanwhile waits for it.
+type checkup struct {
+	at      atomic.Value // string: what it is at
+	ended   chan struct{}
+	sources []trigger.Status
+	err     error
+}
+
+// checkTime is what a check may take, unless a test has less patience. A busy board is slow, and no reason to start it anew.
+const checkTime = 10 * time.Second
+
+// watch feeds systemd's watchdog, and only after a real check, which the scheduler fires as it fires any timer: a stuck
+// scheduler, source, engine, disk or committer ends in a restart. Without a watchdog it does nothing, so an idle agent wakes for nothing.
 func (a *Agent) watch(ctx context.Context) error {
 	every, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || every == 0 {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	tick := time.NewTicker(every / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			if a.check(ctx) == nil {
+	if err == nil && every > 0 {
+		err = a.everySelf(every/3, func(ctx context.Context) {
+			if _, err := a.check(ctx); err == nil {
 				_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
 			}
+		})
+		if err != nil {
+			return fmt.Errorf("watch over the agent: %w", err)
 		}
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// check asks every part whether it lives, at most for checkTime. What a source says of itself comes with it, where it answers.
+func (a *Agent) check(ctx context.Context) ([]trigger.Status, error) {
+	c := a.checkup()
+	expired := time.NewTimer(a.health.patience)
+	defer expired.Stop()
+	select {
+	case <-c.ended:
+		return c.sources, c.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-expired.C:
+		err := fmt.Errorf("check health: %s has not answered in %s", c.at.Load(), a.health.patience)
+		a.log.Error("the health check failed", "cause", err)
+		return nil, err
 	}
 }
 
-// check asks the store for a round trip through its committer.
-func (a *Agent) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// checkup joins the check that is under way, or begins one.
+func (a *Agent) checkup() *checkup {
+	a.health.mu.Lock()
+	defer a.health.mu.Unlock()
+	if c := a.health.now; c != nil {
+		return c
+	}
+	c := &checkup{ended: make(chan struct{})}
+	c.at.Store("the store")
+	a.health.now = c
+	go func() {
+		c.err = a.examine(c)
+		if c.err != nil {
+			a.log.Error("the health check failed", "cause", c.err)
+		}
+		a.health.mu.Lock()
+		a.health.now = nil
+		a.health.mu.Unlock()
+		close(c.ended)
+	}()
+	return c
+}
+
+// examine asks the store for a round trip through its committer, the sources whether they answer, and handles an event of
+// the agent's own.
+func (a *Agent) examine(c *checkup) error {
+	ctx, cancel := context.WithTimeout(context.Background(), a.health.patience)
 	defer cancel()
 	err := a.store.Ping(ctx)
-	a.health.mu.Lock()
-	a.health.at, a.health.cause = time.Now(), err
-	a.health.mu.Unlock()
-	if err != nil {
-		a.log.Error("the health check failed", "cause", err)
+	for _, s := range a.sources() {
+		c.at.Store("the source " + s.name)
+		c.sources = append(c.sources, s.status())
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	for _, s := range c.sources {
+		if s.Health == trigger.Stuck {
+			return fmt.Errorf("source %s is stuck: %s", s.Source, s.Detail)
+		}
+	}
+	c.at.Store("an event of the agent's own")
+	return a.handleSelf(ctx)
+}
+
+// source is one of those that Run keeps.
+type source struct {
+	name   string
+	run    func(context.Context) error
+	status func() trigger.Status
+}
+
+func (a *Agent) sources() []source {
+	return []source{{"http", a.http.Run, a.http.Status}, {"mqtt", a.bus.Run, a.bus.Status}, {"timer", a.timers.Run, a.timers.Status}}
 }
 
 // healthReport is what /.well-known/dunlin/health answers.
@@ -70,10 +138,11 @@ func (a *Agent) wellKnown() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/dunlin/health", func(w http.ResponseWriter, r *http.Request) {
 		report := healthReport{OK: true, Version: a.cfg.Version, Sources: map[string]string{}, Fleet: "none", Applications: map[string]string{}}
-		if err := a.check(r.Context()); err != nil {
+		sources, err := a.check(r.Context())
+		if err != nil {
 			report.OK, report.Cause = false, err.Error()
 		}
-		for _, s := range []trigger.Status{a.http.Status(), a.bus.Status(), a.timers.Status()} {
+		for _, s := range sources {
 			report.Sources[s.Source] = string(s.Health)
 			if s.Detail != "" {
 				report.Sources[s.Source] += ": " + s.Detail

@@ -73,6 +73,11 @@ var Ledger []byte
 //go:embed vectors/smallest.wasm
 var Smallest []byte
 
+// SelfEvent is a command in a memory of its own that imports nothing and succeeds: the agent carries a copy.
+//
+//go:embed vectors/self-event.wasm
+var SelfEvent []byte
+
 // UnknownImport is a command that imports "acme:rocket/engine@1.0.0", which nobody provides.
 //
 //go:embed vectors/unknown-import.wasm

@@ -21,6 +21,7 @@ func committed() map[string][]byte {
 		"shelf/shelf.wasm":            Shelf,
 		"spin/spin.wasm":              Spin,
 		"ledger/ledger.wasm":          Ledger,
+		"vectors/self-event.wasm":     SelfEvent,
 		"vectors/smallest.wasm":       Smallest,
 		"vectors/unknown-import.wasm": UnknownImport,
 		"vectors/no-handler.wasm":     NoHandler,

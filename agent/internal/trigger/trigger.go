@@ -81,6 +81,7 @@ const (
 	Healthy  Health = "ok"
 	Degraded Health = "degraded"
 	Stopped  Health = "stopped"
+	Stuck    Health = "stuck" // it neither works nor says why: only a new start helps
 )
 
 // Status of one source, for reports: Detail says why it is degraded and since when.

@@ -54,6 +54,9 @@ type Config struct {
 	Drain   time.Duration        // how long Run waits for ticks in flight before it cancels them; 0: 10 s
 }
 
+// tooLate for a loop that only sleeps and starts goroutines: the scheduler is stuck.
+const tooLate = 15 * time.Second
+
 const recheck = time.Minute // a wall clock that is set gives no sign: look at it this often while a cron line waits
 
 // Source fires timers. It has no goroutine but one for each timer, which sleeps.
@@ -83,6 +86,7 @@ type running struct {
 	waiting []*trigger.Tick // to be handled in order
 	busy    bool            // a goroutine handles waiting
 	gone    bool            // no longer bound
+	wakes   time.Time       // when its loop looks again; zero: it doesn't
 }
 
 // New makes a source; Run fires.
@@ -198,9 +202,13 @@ func (s *Source) Status() trigger.Status {
 		st.Health = trigger.Stopped
 		return st
 	}
-	for _, r := range s.timers {
+	now := time.Now()
+	for id, r := range s.timers {
 		if _, byMonotonic := r.sched.(interval); !byMonotonic && !s.cfg.Trusted() {
 			st.Detail = "cron timers go by a clock that is not synchronised"
+		}
+		if late := r.late(now); late > tooLate {
+			return trigger.Status{Source: st.Source, Health: trigger.Stuck, Detail: fmt.Sprintf("timer %s should have been looked at %s ago", id, late.Round(time.Second))}
 		}
 	}
 	return st
@@ -270,12 +278,14 @@ func (r *running) loop(ctx context.Context, before reading, gap gap) {
 		next := r.sched.Next(last)
 		if next.IsZero() {
 			r.source.log.Warn("timer has no next time", "trigger", r.timer.ID)
+			r.wakesAt(time.Time{})
 			return
 		}
 		pause := next.Sub(now)
 		if !byMonotonic {
 			pause = min(pause, recheck)
 		}
+		r.wakesAt(time.Now().Add(pause))
 		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
@@ -284,6 +294,22 @@ func (r *running) loop(ctx context.Context, before reading, gap gap) {
 		case <-t.C:
 		}
 	}
+}
+
+func (r *running) wakesAt(t time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wakes = t
+}
+
+// late is by how much r should have looked for what is due, and has not.
+func (r *running) late(now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.wakes.IsZero() || r.gone {
+		return 0
+	}
+	return now.Sub(r.wakes)
 }
 
 func (s *Source) read() reading {

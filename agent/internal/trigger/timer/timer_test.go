@@ -401,3 +401,41 @@ func TestStoppingCancelsATickThatDoesNotEnd(t *testing.T) {
 		}
 	})
 }
+
+// A scheduler that doesn't come round says so, for the health check to hear.
+func TestASchedulerThatHangsIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs, freed := atomic.Bool{}, make(chan struct{})
+		s := New(Config{Wall: func() time.Time {
+			if hangs.Load() {
+				<-freed
+			}
+			return time.Now()
+		}}, slog.New(slog.DiscardHandler))
+		if err := s.Set([]Timer{{ID: "app/minutely", Cron: "* * * * *", Handle: func(context.Context, *trigger.Event) error { return nil }}}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		time.Sleep(time.Hour) //nolint:forbidigo // synctest's clock
+		if st := s.Status(); st.Health != trigger.Healthy {
+			t.Errorf("a scheduler that works is %s: %s", st.Health, st.Detail)
+		}
+		hangs.Store(true)
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // synctest's clock
+		if st := s.Status(); st.Health != trigger.Stuck {
+			t.Errorf("a scheduler that hangs is %s", st.Health)
+		}
+		hangs.Store(false)
+		close(freed)
+		synctest.Wait()
+		if st := s.Status(); st.Health != trigger.Healthy {
+			t.Errorf("a scheduler that came round is %s: %s", st.Health, st.Detail)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
