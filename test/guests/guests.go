@@ -68,6 +68,12 @@ var Spin []byte
 //go:embed ledger/ledger.wasm
 var Ledger []byte
 
+// Conformance tries what WASI 0.2.12 asks of a host, case by case, by HTTP or as a command: see its lib.rs. Its cases call servers that
+// the test names, and its other paths answer in every way that a handler can.
+//
+//go:embed conformance/conformance.wasm
+var Conformance []byte
+
 // Smallest is a command of 186 bytes that imports nothing and succeeds.
 //
 //go:embed vectors/smallest.wasm

@@ -117,9 +117,9 @@ pub const CASES: &[Case] = &[
     ("http-outgoing/post-sized", |p| {
         uploaded(Method::Post, "POST", p.get("echo")?, &[("content-length", "14")], b"{\"foo\": \"bar\"}", false, "14")
     }),
-    ("http-outgoing/post-large-chunked", |p| uploaded(Method::Post, "POST", p.get("echo")?, &[], &[1; 1025 << 10], false, "-1")),
+    ("http-outgoing/post-large-chunked", |p| uploaded(Method::Post, "POST", p.get("echo")?, &[], &vec![1; 1025 << 10], false, "-1")),
     ("http-outgoing/post-large-sized", |p| {
-        uploaded(Method::Post, "POST", p.get("echo")?, &[("content-length", "1049600")], &[1; 1025 << 10], false, "1049600")
+        uploaded(Method::Post, "POST", p.get("echo")?, &[("content-length", "1049600")], &vec![1; 1025 << 10], false, "1049600")
     }),
     ("http-outgoing/put-nothing", |p| uploaded(Method::Put, "PUT", p.get("echo")?, &[], b"", true, "0")),
     ("http-outgoing/delete-with-a-body", |p| uploaded(Method::Delete, "DELETE", p.get("echo")?, &[], b"all of it", true, "9")),

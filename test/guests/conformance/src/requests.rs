@@ -231,7 +231,7 @@ pub const CASES: &[Case] = &[
         check_matches!(r.set_method(&Method::Connect), Ok(()));
         check_matches!(r.set_scheme(Some(&Scheme::Http)), Ok(()));
         check!(r.set_authority(Some(peers.get("echo")?)).is_ok(), "authority");
-        check_matches!(handle(r, None), Err(ErrorCode::HttpProtocolError));
+        check_matches!(handle(r, None), Err(ErrorCode::HttpRequestMethodInvalid));
         Ok(())
     }),
 ];
