@@ -31,7 +31,8 @@ type Guest struct {
 	inFlight atomic.Int32  // of them, under way
 	over     *LimitError   // the first limit that the guest was told of
 	stdin    *source
-	cursors  []string // of wasi:keyvalue's first draft
+	cursors  []string  // of wasi:keyvalue's first draft
+	seed     [2]uint64 // wasi:random's insecure one: the same for the whole event; zero until it is asked for
 }
 
 // Instantiate c for one event. When ctx ends the guest is interrupted wherever it is, in wasm or waiting in the host.

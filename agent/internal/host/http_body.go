@@ -51,7 +51,7 @@ func newOutgoing(g *Guest, headers engine.Val, kind string) (*fields, *outgoingB
 		return nil, nil, err
 	}
 	h.immutable = true
-	length, err := h.contentLength()
+	length, err := h.length()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -171,7 +171,8 @@ func TestACertificateIsHeldAgainstTheBoardsTimeAndNotItsClock(t *testing.T) {
 	}
 }
 
-// nameServer answers every question for an IPv4 address with the next of its addresses, the last one from then on.
+// nameServer answers every question for an IPv4 address with the next of its addresses, the last one from then on; with none, no
+// name exists.
 func nameServer(t *testing.T, addresses ...string) (*net.Resolver, *atomic.Int32) {
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -193,13 +194,15 @@ func nameServer(t *testing.T, addresses ...string) (*net.Resolver, *atomic.Int32
 			}
 			kind := binary.BigEndian.Uint16(q[end+1:])
 			question := q[:end+5]
-			answers := byte(0)
+			answers, rcode := byte(0), byte(0)
 			var answer []byte
-			if kind == 1 {
+			if len(addresses) == 0 {
+				rcode = 3
+			} else if kind == 1 {
 				ip := netip.MustParseAddr(addresses[min(int(asked.Add(1))-1, len(addresses)-1)]).As4()
 				answers, answer = 1, append([]byte{0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4}, ip[:]...)
 			}
-			reply := append([]byte{b[0], b[1], 0x85, 0x80, 0, 1, 0, answers, 0, 0, 0, 0}, question...)
+			reply := append([]byte{b[0], b[1], 0x85, 0x80 | rcode, 0, 1, 0, answers, 0, 0, 0, 0}, question...)
 			_, _ = pc.WriteTo(append(reply, answer...), from)
 		}
 	}()

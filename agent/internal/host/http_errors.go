@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"strings"
 	"syscall"
 
@@ -52,7 +53,7 @@ func errorCode(err error) engine.Val {
 	var (
 		c           *codeError
 		dns         *net.DNSError
-		alert       tls.AlertError
+		remote      *net.OpError
 		record      tls.RecordHeaderError
 		certificate *tls.CertificateVerificationError
 		hostname    x509.HostnameError
@@ -71,10 +72,10 @@ func errorCode(err error) engine.Val {
 			return dnsError("NXDOMAIN")
 		}
 		return dnsError("SERVFAIL")
-	case errors.As(err, &alert):
+	case errors.As(err, &remote) && remote.Op == "remote error" && reflect.ValueOf(remote.Err).Kind() == reflect.Uint8: // crypto/tls keeps the type to itself
 		return engine.Variant("TLS-alert-received", engine.Record(
-			engine.Field{Name: "alert-id", Val: engine.Some(engine.U8(uint8(alert)))},
-			engine.Field{Name: "alert-message", Val: someText(alert.Error())},
+			engine.Field{Name: "alert-id", Val: engine.Some(engine.U8(uint8(reflect.ValueOf(remote.Err).Uint())))},
+			engine.Field{Name: "alert-message", Val: someText(remote.Err.Error())},
 		))
 	case errors.As(err, &certificate), errors.As(err, &hostname), errors.As(err, &authority), errors.As(err, &invalid):
 		return engine.Variant("TLS-certificate-error")
@@ -93,12 +94,31 @@ func errorCode(err error) engine.Val {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, net.ErrClosed):
 		return engine.Variant("connection-terminated")
-	case strings.Contains(err.Error(), "server response headers exceeded"): // net/http has no value for it
-		return engine.Variant("HTTP-response-header-section-size", absent)
-	case strings.Contains(err.Error(), "malformed HTTP"):
-		return engine.Variant("HTTP-protocol-error")
+	}
+	for _, m := range malformed {
+		if strings.Contains(err.Error(), m.text) {
+			return m.code
+		}
 	}
 	return engine.Variant("internal-error", someText(err.Error()))
+}
+
+// malformed answers, by what net/http says about them: it has no values for these.
+var malformed = []struct {
+	text string
+	code engine.Val
+}{
+	{"server response headers exceeded", engine.Variant("HTTP-response-header-section-size", absent)},
+	{"unsupported transfer encoding", engine.Variant("HTTP-response-transfer-coding", absent)},
+	{"malformed HTTP", engine.Variant("HTTP-protocol-error")},
+	{"malformed MIME header", engine.Variant("HTTP-protocol-error")},
+	{"Content-Length", engine.Variant("HTTP-protocol-error")},
+	{"malformed chunked encoding", engine.Variant("HTTP-protocol-error")},
+	{"in chunk length", engine.Variant("HTTP-protocol-error")},
+	{"chunk length too large", engine.Variant("HTTP-protocol-error")},
+	{"chunked encoding contains too much", engine.Variant("HTTP-protocol-error")},
+	{"chunked line endings", engine.Variant("HTTP-protocol-error")},
+	{"too many 1xx informational responses", engine.Variant("HTTP-protocol-error")},
 }
 
 func dnsError(rcode string) engine.Val {

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,6 +9,8 @@ import (
 
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
+
+const contentLength = "content-length"
 
 // maxFields bounds the names and values of one set of headers, in bytes.
 const maxFields = 128 << 10
@@ -81,6 +82,11 @@ func (f *fields) get(name string) []engine.Val {
 func (f *fields) has(name string) bool {
 	f.load()
 	return slices.ContainsFunc(f.lines, func(l field) bool { return strings.EqualFold(l.name, name) })
+}
+
+// second reports whether name is content-length, and there already.
+func (f *fields) second(name string) bool {
+	return strings.EqualFold(name, contentLength) && f.has(contentLength)
 }
 
 func (f *fields) remove(name string) {
@@ -160,8 +166,10 @@ func checkField(name string, values ...[]byte) (engine.Val, bool) {
 	if forbidden[lower] {
 		return errForbidden, false
 	}
-	if lower == "content-length" && slices.ContainsFunc(values, func(v []byte) bool { _, err := strconv.ParseUint(string(v), 10, 63); return err != nil }) {
-		return errInvalidSyntax, false // RFC 9110, 8.6
+	// RFC 9110, 8.6: one number.
+	notANumber := func(v []byte) bool { _, err := strconv.ParseUint(string(v), 10, 63); return err != nil }
+	if lower == contentLength && (len(values) > 1 || slices.ContainsFunc(values, notANumber)) {
+		return errInvalidSyntax, false
 	}
 	return okUnit, true
 }
@@ -205,6 +213,9 @@ func fieldsFuncs(funcs map[string]fn) {
 	}, kString)
 	method("append", func(g *Guest, f *fields, a []engine.Val) (engine.Val, error) {
 		name, value := a[0].Text(), a[1].Raw()
+		if !f.immutable && f.second(name) {
+			return errInvalidSyntax, nil
+		}
 		return f.change(name, [][]byte{value}, func() error { return f.add(g, name, value) })
 	}, kString, kBytes)
 	method("entries", func(_ *Guest, f *fields, _ []engine.Val) (engine.Val, error) {
@@ -245,6 +256,9 @@ func fieldsFromList(g *Guest, a []engine.Val) (engine.Val, error) {
 		if v, ok := checkField(name.Text(), value.Raw()); !ok {
 			return v, nil
 		}
+		if f.second(name.Text()) {
+			return errInvalidSyntax, nil
+		}
 		if err := f.add(g, name.Text(), value.Raw()); err != nil {
 			return none, err
 		}
@@ -252,27 +266,17 @@ func fieldsFromList(g *Guest, a []engine.Val) (engine.Val, error) {
 	return ownOK(g, typFields, f)
 }
 
-// contentLength that the fields state, -1 for none.
-func (f *fields) contentLength() (int64, error) {
+// length that the fields state, -1 for none: content-length was checked when it was set.
+func (f *fields) length() (int64, error) {
 	f.load()
-	n := int64(-1)
 	for _, l := range f.lines {
-		if !strings.EqualFold(l.name, "content-length") {
-			continue
-		}
-		var m int64
-		for _, c := range l.value {
-			if c < '0' || c > '9' || m > 1<<52 {
-				return 0, errContentLength
+		if strings.EqualFold(l.name, contentLength) {
+			n, err := strconv.ParseUint(string(l.value), 10, 63)
+			if err != nil {
+				return 0, fmt.Errorf("read content-length: %w", err)
 			}
-			m = m*10 + int64(c-'0')
+			return int64(n), nil
 		}
-		if len(l.value) == 0 || n >= 0 && n != m {
-			return 0, errContentLength
-		}
-		n = m
 	}
-	return n, nil
+	return -1, nil
 }
-
-var errContentLength = errors.New("the content-length header is not a number")

@@ -103,11 +103,12 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 	if named {
 		ctx = context.WithValue(ctx, nameds{}, true)
 	}
-	req, err := http.NewRequestWithContext(options.trace(ctx, cancel), r.method, target.String(), http.NoBody)
+	req, err := http.NewRequestWithContext(options.trace(ctx, cancel), r.method, target.Scheme+"://"+target.Host, http.NoBody)
 	if err != nil {
 		cancel(nil)
 		return nil, code("HTTP-request-URI-invalid", err)
 	}
+	req.URL = target
 	req.Header = r.headers.header()
 	if len(req.Header["User-Agent"]) == 0 {
 		req.Header["User-Agent"] = []string{""} // net/http would add its own
@@ -121,6 +122,12 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 	g.inFlight.Add(1)
 	go future.run(g, func() (*http.Response, error) {
 		resp, err := attempt(g.client, req, repeatable)
+		if err == nil {
+			if err = wellFormed(resp); err != nil {
+				_ = resp.Body.Close()
+				resp = nil
+			}
+		}
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 				err = cause // one of the guest's own timeouts
@@ -144,15 +151,49 @@ func (r *outgoingRequest) url() (*url.URL, error) {
 	if r.authority == "" {
 		return nil, code("HTTP-request-URI-invalid", errors.New("the request has no authority"))
 	}
-	path := r.path
+	u, err := url.Parse(scheme + "://" + r.authority + "/")
+	if err != nil || u.Host != r.authority || u.User != nil {
+		return nil, code("HTTP-request-URI-invalid", fmt.Errorf("%s://%s is nothing that can be requested from", scheme, r.authority))
+	}
+	path := asASCII(r.path)
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
-	u, err := url.Parse(scheme + "://" + r.authority + path)
-	if err != nil || u.Host != r.authority || u.User != nil {
-		return nil, code("HTTP-request-URI-invalid", fmt.Errorf("%s://%s%s is not a URL that can be requested", scheme, r.authority, path))
+	if whole, err := url.Parse(scheme + "://" + r.authority + path); err == nil && whole.RequestURI() == path {
+		return whole, nil
+	}
+	// A path that net/url would change goes out as it is, or as a part of the absolute form where a "//" would be taken for a host.
+	u.Opaque = path
+	if strings.HasPrefix(path, "//") {
+		u.Opaque = "//" + r.authority + path
 	}
 	return u, nil
+}
+
+// asASCII escapes what can't stand in a request line.
+func asASCII(path string) string {
+	var b strings.Builder
+	for i := range len(path) {
+		if path[i] < 0x80 {
+			b.WriteByte(path[i])
+		} else {
+			fmt.Fprintf(&b, "%%%02X", path[i])
+		}
+	}
+	return b.String()
+}
+
+// wellFormed looks for what net/http lets pass in an answer.
+func wellFormed(resp *http.Response) error {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return code("HTTP-upgrade-failed", errors.New("the server switched to another protocol, which nobody had asked for"))
+	}
+	for name := range resp.Header {
+		if !validName(name) {
+			return code("HTTP-protocol-error", fmt.Errorf("the server sent a header named %q", name))
+		}
+	}
+	return nil
 }
 
 // attachBody gives req its body, and reports whether the request can be sent again.

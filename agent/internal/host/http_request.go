@@ -146,11 +146,7 @@ func validPath(s string) bool {
 			return false
 		}
 	}
-	if s == "" || s[0] == '?' || s == "*" {
-		return true
-	}
-	_, err := url.ParseRequestURI(s)
-	return err == nil && s[0] == '/'
+	return s == "" || s[0] == '/' || s[0] == '?' || s == "*"
 }
 
 // validAuthority says whether s is host[:port]. Credentials belong in a header.

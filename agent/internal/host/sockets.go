@@ -1,9 +1,28 @@
 package host
 
-import "dunlin.dev/dunlin/agent/internal/engine"
+import (
+	"net/netip"
+	"strings"
+
+	"dunlin.dev/dunlin/agent/internal/engine"
+)
 
 // network is the handle that sockets ask for; it leads nowhere.
 type network struct{}
+
+// resolve no name, as a host does that has no resolver.
+func resolve(_ *Guest, a []engine.Val) (engine.Val, error) {
+	name := a[1].Text()
+	if _, err := netip.ParseAddr(name); err != nil && (name == "" || strings.ContainsFunc(name, notInHost)) {
+		return engine.Err(engine.Enum("invalid-argument")), nil
+	}
+	return engine.Err(engine.Enum("permanent-resolver-failure")), nil
+}
+
+// notInHost are the characters that no host's name has (WHATWG URL, 3.1).
+func notInHost(c rune) bool {
+	return c <= ' ' || c == 0x7f || strings.ContainsRune("#%/:<>?@[\\]^|", c)
+}
 
 // socketsInterfaces link, because standard libraries import them, and deny access: what a component may reach, it reaches
 // through wasi:http.
@@ -13,7 +32,7 @@ func socketsInterfaces() []*iface {
 		return f(func(*Guest, []engine.Val) (engine.Val, error) { return denied, nil }, params...)
 	}
 	lookup := map[string]fn{
-		"resolve-addresses":                        deny(kHandle, kString),
+		"resolve-addresses":                        f(resolve, kHandle, kString),
 		"[method]resolve-address-stream.subscribe": f(unreachable, kHandle),
 	}
 	refuse(denied, lookup, "resolve-address-stream", map[string][]engine.Kind{"resolve-next-address": {}})

@@ -18,7 +18,7 @@ var errClosed = errors.New("the stream is closed")
 
 // inputStream reads what a source has fetched. It is a child of body, where there is one, which then owns the source.
 type inputStream struct {
-	src   *source // nil: closed
+	src   *source // nil: closed, as it is after an error
 	body  *incomingBody
 	ended func() // when it is dropped; nil: nothing
 }
@@ -29,7 +29,11 @@ func (s *inputStream) read(n uint64) ([]byte, error) {
 	if s.src == nil {
 		return nil, errClosed
 	}
-	return s.src.take(int(min(n, maxRead)))
+	b, err := s.src.take(int(min(n, maxRead)))
+	if err != nil {
+		s.src = nil
+	}
+	return b, err
 }
 
 func (s *inputStream) drop() {
@@ -50,7 +54,7 @@ type sink interface {
 
 // outputStream writes to a sink what check-write permitted. It is a child of body, where there is one.
 type outputStream struct {
-	to     sink
+	to     sink // closedSink after an error
 	permit int
 	flush  bool // a flush was asked for and is not known to be done
 	body   *outgoingBody
@@ -81,6 +85,22 @@ func (s *outputStream) drop() {
 	if s.body != nil {
 		s.body.streaming = false
 	}
+}
+
+// closedSink is where a stream leads that has failed.
+type closedSink struct{}
+
+func (closedSink) room() (int, error)     { return 0, errClosed }
+func (closedSink) write([]byte) error     { return errClosed }
+func (closedSink) flushed() (bool, error) { return true, errClosed }
+
+// result of an operation, which closes the stream if it failed.
+func (s *outputStream) result(g *Guest, ok engine.Val, err error) (engine.Val, error) {
+	var t trap
+	if err != nil && !errors.As(err, &t) {
+		s.to, s.flush = closedSink{}, false
+	}
+	return streamResult(g, ok, err)
 }
 
 // write p, which must fit the permit.
@@ -211,30 +231,30 @@ func streamsInterface() *iface {
 	output("check-write", func(g *Guest, s *outputStream, _ []engine.Val) (engine.Val, error) {
 		n, err := s.room()
 		s.permit = n
-		return streamResult(g, engine.OK(engine.U64(uint64(n))), err)
+		return s.result(g, engine.OK(engine.U64(uint64(n))), err)
 	})
 	output("write", func(g *Guest, s *outputStream, a []engine.Val) (engine.Val, error) {
-		return streamResult(g, okUnit, s.write(a[0].Raw()))
+		return s.result(g, okUnit, s.write(a[0].Raw()))
 	}, kBytes)
 	output("write-zeroes", func(g *Guest, s *outputStream, a []engine.Val) (engine.Val, error) {
 		if n := a[0].Uint(); n > uint64(s.permit) {
 			return none, fmt.Errorf("write of %d zeroes, where check-write permitted %d", n, s.permit)
 		}
-		return streamResult(g, okUnit, s.write(make([]byte, a[0].Uint())))
+		return s.result(g, okUnit, s.write(make([]byte, a[0].Uint())))
 	}, kU64)
 	output("flush", func(g *Guest, s *outputStream, _ []engine.Val) (engine.Val, error) {
 		_, err := s.to.room()
 		s.permit, s.flush = 0, true
-		return streamResult(g, okUnit, err)
+		return s.result(g, okUnit, err)
 	})
 	output("blocking-flush", func(g *Guest, s *outputStream, _ []engine.Val) (engine.Val, error) {
-		return streamResult(g, okUnit, s.flushAll(g))
+		return s.result(g, okUnit, s.flushAll(g))
 	})
 	output("blocking-write-and-flush", func(g *Guest, s *outputStream, a []engine.Val) (engine.Val, error) {
-		return streamResult(g, okUnit, s.writeAll(g, a[0].Raw()))
+		return s.result(g, okUnit, s.writeAll(g, a[0].Raw()))
 	}, kBytes)
 	output("blocking-write-zeroes-and-flush", func(g *Guest, s *outputStream, a []engine.Val) (engine.Val, error) {
-		return streamResult(g, okUnit, s.writeAll(g, make([]byte, min(a[0].Uint(), blockingWrite+1))))
+		return s.result(g, okUnit, s.writeAll(g, make([]byte, min(a[0].Uint(), blockingWrite+1))))
 	}, kU64)
 	return i
 }
@@ -279,13 +299,16 @@ func splicer(blocking bool) call {
 		}
 		room, err := to.room()
 		if err != nil || room == 0 {
-			return streamResult(g, engine.OK(engine.U64(0)), err)
+			return to.result(g, engine.OK(engine.U64(0)), err)
 		}
 		b, err := from.read(min(n, uint64(room)))
-		if err == nil && len(b) > 0 {
+		if err != nil {
+			return streamResult(g, none, err)
+		}
+		if len(b) > 0 {
 			// The source reuses its buffer; a sink keeps what it is given.
 			err = to.to.write(append([]byte(nil), b...))
 		}
-		return streamResult(g, engine.OK(engine.U64(uint64(len(b)))), err)
+		return to.result(g, engine.OK(engine.U64(uint64(len(b)))), err)
 	}
 }
