@@ -71,6 +71,7 @@ lint: toolchain .tools/golangci-lint-$(GOLANGCI_LINT_VERSION) ## check format, v
 .PHONY: check-race
 check-race: toolchain
 	$(GO) test -race -short $(RACE)
+	$(GO) test -race -run TestWASIConformance ./agent/internal/host
 
 # The engine's debug build collects garbage at each use of a handle, and cgocheck2 watches every write of a pointer: a
 # lifetime mistake in the binding crashes here instead of on a board.

@@ -204,11 +204,12 @@ func outgoingBodyFuncs(funcs map[string]fn) {
 type pipe struct {
 	notify func()
 	filled chan struct{} // holds one token when there is something new to read
-	// trailer is net/http's too, which looks into it after the end of the body; a body of known length has none.
+	// trailer is net/http's, which looks into it while it begins and after the end of the body: only Read may fill it.
 	trailer http.Header
 
 	mu   sync.Mutex
 	buf  []byte
+	last http.Header // the guest's trailers
 	done bool
 	err  error
 }
@@ -243,7 +244,7 @@ func (p *pipe) flushed() (bool, error) {
 func (p *pipe) finish(trailers *fields) error {
 	p.mu.Lock()
 	if trailers != nil {
-		maps.Copy(p.trailer, trailers.header())
+		p.last = trailers.header()
 	}
 	p.done = true
 	p.mu.Unlock()
@@ -286,6 +287,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 			return n, nil
 		case p.done:
 			defer p.mu.Unlock()
+			maps.Copy(p.trailer, p.last)
 			return 0, io.EOF
 		}
 		p.mu.Unlock()
