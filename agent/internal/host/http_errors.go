@@ -48,7 +48,7 @@ func httpErrorCode(g *Guest, a []engine.Val) (engine.Val, error) {
 	return absent, nil
 }
 
-// errorCode maps what net/http reports about an outgoing request to wasi:http's error-code.
+// errorCode maps what net/http reports about a request to wasi:http's error-code.
 func errorCode(err error) engine.Val {
 	var (
 		c           *codeError
@@ -60,10 +60,13 @@ func errorCode(err error) engine.Val {
 		authority   x509.UnknownAuthorityError
 		invalid     x509.CertificateInvalidError
 		timeout     net.Error
+		tooLarge    *http.MaxBytesError
 	)
 	switch {
 	case errors.As(err, &c):
 		return c.code
+	case errors.As(err, &tooLarge): // a limit before the host's
+		return engine.Variant("HTTP-request-body-size", engine.Some(engine.U64(uint64(tooLarge.Limit))))
 	case errors.As(err, &dns):
 		switch {
 		case dns.IsTimeout:
@@ -128,14 +131,14 @@ func dnsError(rcode string) engine.Val {
 	))
 }
 
-// bodyError gives an error of a body's reader its error-code: a body that breaks off is incomplete.
-func bodyError(err error) error {
+// bodyError gives an error of a body's reader its error-code; incomplete is that of a body that breaks off.
+func bodyError(err error, incomplete string) error {
 	var c *codeError
 	switch {
 	case err == nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &c):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return code("HTTP-response-incomplete", err)
+		return code(incomplete, err)
 	}
 	return &codeError{errorCode(err), err}
 }

@@ -53,6 +53,14 @@ func (t *futureTrailers) ready() bool {
 // readOnly hides a reader's Close: net/http's server closes a request's body itself, and only after a Read has returned.
 type readOnly struct{ io.Reader }
 
+// requestReader gives the errors of a request's body their error-code, and hides its Close as readOnly does.
+type requestReader struct{ r io.Reader }
+
+func (b requestReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	return n, bodyError(err, "connection-terminated")
+}
+
 // limitedBody fails a body that is longer than the event's limit.
 type limitedBody struct {
 	io.Reader
@@ -84,7 +92,7 @@ func (g *Guest) limited(r io.Reader, code string) io.Reader {
 func (g *Guest) requestBody(r *http.Request) *incomingBody {
 	src := &source{err: errClosed}
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		src = newSource(readOnly{g.limited(r.Body, "HTTP-request-body-size")}, r.ContentLength, g.notify)
+		src = newSource(requestReader{g.limited(r.Body, "HTTP-request-body-size")}, r.ContentLength, g.notify)
 	}
 	return &incomingBody{src: src, trailer: func() http.Header { return r.Trailer }}
 }

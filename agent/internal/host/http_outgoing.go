@@ -272,14 +272,14 @@ type responseBody struct {
 func (b *responseBody) Read(p []byte) (int, error) {
 	if b.between == 0 {
 		n, err := b.r.Read(p)
-		return n, bodyError(err)
+		return n, bodyError(err, "HTTP-response-incomplete")
 	}
 	late := time.AfterFunc(b.between, func() { b.cancel(errBetweenBytes) })
 	n, err := b.r.Read(p)
 	if !late.Stop() && err != nil {
 		err = errBetweenBytes
 	}
-	return n, bodyError(err)
+	return n, bodyError(err, "HTTP-response-incomplete")
 }
 
 func (b *responseBody) Close() error {

@@ -123,6 +123,32 @@ func (r *response) stream() {
 	}
 }
 
+// Informational sends a 1xx response, at once: it can't wait for effects, so an event that has some has none any more.
+func (r *response) Informational(status int, header http.Header) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.writes:
+		return errors.New("send informational response: the event has effects that are not durable yet; send it before them")
+	case r.status != 0:
+		return errors.New("send informational response: the response is set already")
+	}
+	if err := r.wait(); err != nil {
+		return err
+	}
+	h := r.w.Header()
+	for k, v := range header {
+		if !hopByHop[k] {
+			h[k] = v
+		}
+	}
+	r.w.WriteHeader(status)
+	for k := range header {
+		delete(h, k)
+	}
+	return nil
+}
+
 // Write takes a part of the body.
 func (r *response) Write(p []byte) (int, error) {
 	r.mu.Lock()
@@ -230,13 +256,11 @@ func (r *response) send() error {
 	if !r.streaming.Load() && !r.head && len(r.trailer) == 0 && r.header.Get("Content-Length") == "" && r.status != http.StatusNoContent && r.status != http.StatusNotModified {
 		r.w.Header().Set("Content-Length", strconv.Itoa(len(r.held)))
 	}
-	if err := r.write(); err != nil {
-		return err
-	}
+	// Before the header: net/http then knows that the body can't have a length.
 	for k, v := range r.trailer {
 		r.w.Header()[http.TrailerPrefix+http.CanonicalHeaderKey(k)] = v
 	}
-	return nil
+	return r.write()
 }
 
 // end the event: what may still come from its timer is too late. What net/http writes of the response after this, or of an
