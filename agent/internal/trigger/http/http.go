@@ -39,6 +39,8 @@ type Config struct {
 	WellKnown http.Handler  // serves /.well-known/dunlin/; nil: nothing does
 	MaxBody   int64         // bytes of a request body; 0: 16 MiB
 	Drain     time.Duration // how long Run waits for requests in flight before it closes them; 0: 10 s
+
+	headerTimeout, bodyTimeout time.Duration // tests have less of it
 }
 
 // Source serves HTTP/1.1, and HTTP/2 to clients that start with its preface.
@@ -57,6 +59,8 @@ type Source struct {
 func New(cfg Config, log *slog.Logger) *Source {
 	cfg.MaxBody = cmp.Or(cfg.MaxBody, 16<<20)
 	cfg.Drain = cmp.Or(cfg.Drain, 10*time.Second)
+	cfg.headerTimeout = cmp.Or(cfg.headerTimeout, headerTimeout)
+	cfg.bodyTimeout = cmp.Or(cfg.bodyTimeout, bodyTimeout)
 	s := &Source{cfg: cfg, log: log, ready: make(chan struct{})}
 	s.routes.Store(&table{})
 	s.setStatus(trigger.Stopped, "not started")
@@ -88,7 +92,7 @@ func (s *Source) Run(ctx context.Context) error {
 	defer cancel()
 	srv := &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: s.cfg.headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return requests },
@@ -153,6 +157,11 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.cfg.WellKnown.ServeHTTP(w, r)
 		return
 	}
+	if r.Method == "PRI" { // the start of an HTTP/2 preface that did not go on, which net/http lets pass
+		w.Header().Set("Connection", "close")
+		http.Error(w, "no HTTP/2 follows", http.StatusHTTPVersionNotSupported)
+		return
+	}
 	at := time.Now()
 	route := s.routes.Load().find(r.URL.EscapedPath())
 	if route == nil {
@@ -163,19 +172,21 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("the body has %d bytes, the limit is %d", r.ContentLength, s.cfg.MaxBody), http.StatusRequestEntityTooLarge)
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
+	out := &observed{ResponseWriter: w}
 	if r.ContentLength != 0 {
+		out.request = &ending{ReadCloser: http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)}
+		r.Body = out.request
+		out.http1, out.chunked = r.ProtoMajor == 1, len(r.TransferEncoding) > 0
 		control := http.NewResponseController(w)
 		// Else net/http reads the rest of the body before it answers, from a client that may not send it.
 		_ = control.EnableFullDuplex() // HTTP/2 has it anyway
 		// And after the answer it reads on, to use the connection again.
 		defer func() { _ = control.SetReadDeadline(time.Now().Add(lingerTimeout)) }() // a connection that is gone has none
 	}
-	if err := readSmall(w, r); err != nil {
-		http.Error(w, "the body did not arrive: "+err.Error(), http.StatusBadRequest)
+	if err := readSmall(w, r, s.cfg.bodyTimeout); err != nil {
+		http.Error(out, "the body did not arrive: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	out := &observed{ResponseWriter: w}
 	var err error
 	for range handOvers {
 		if route.Spin {
@@ -189,17 +200,18 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 		if route = s.routes.Load().find(r.URL.EscapedPath()); route == nil {
-			http.Error(w, fmt.Sprintf("no route for %s", r.URL.EscapedPath()), http.StatusNotFound)
+			http.Error(out, fmt.Sprintf("no route for %s", r.URL.EscapedPath()), http.StatusNotFound)
 			return
 		}
 	}
 	if err == nil {
+		out.start()
 		return
 	}
 	if out.started {
 		panic(http.ErrAbortHandler) // the client must not take what it has for the whole answer
 	}
-	fail(w, err)
+	fail(out, err)
 }
 
 // fail answers for a handler that has not.
@@ -229,12 +241,12 @@ func fail(w http.ResponseWriter, err error) {
 }
 
 // readSmall reads a body of known small size into memory.
-func readSmall(w http.ResponseWriter, r *http.Request) error {
+func readSmall(w http.ResponseWriter, r *http.Request, timeout time.Duration) error {
 	if r.ContentLength <= 0 || r.ContentLength > smallBody {
 		return nil
 	}
 	deadline := http.NewResponseController(w)
-	if err := deadline.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+	if err := deadline.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	body := make([]byte, r.ContentLength)
@@ -248,17 +260,45 @@ func readSmall(w http.ResponseWriter, r *http.Request) error {
 // observed notes whether a response was begun.
 type observed struct {
 	http.ResponseWriter
-	started bool
+	request        *ending // nil: the request has no body
+	http1, chunked bool
+	started        bool
 }
 
 func (o *observed) WriteHeader(status int) {
-	o.started = o.started || status >= 200
+	if status >= 200 {
+		o.start()
+	}
 	o.ResponseWriter.WriteHeader(status)
 }
 
 func (o *observed) Write(p []byte) (int, error) {
-	o.started = true
+	o.start()
 	return o.ResponseWriter.Write(p)
+}
+
+// start of the response: the last moment at which its connection can be given up. net/http takes what follows a body for a request,
+// in full duplex also when the body broke off or was malformed; and behind a proxy that goes by a length, when there was one beside
+// the chunks, it may be the end of another client's (RFC 9112, 6.3), which net/http does not tell.
+func (o *observed) start() {
+	if !o.started && o.request != nil && o.http1 && (o.chunked || !o.request.ended.Load()) {
+		o.Header().Set("Connection", "close")
+	}
+	o.started = true
+}
+
+// ending notes that a body has been read to its end.
+type ending struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if err == io.EOF {
+		e.ended.Store(true)
+	}
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.
