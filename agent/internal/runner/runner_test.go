@@ -291,6 +291,29 @@ func TestAComponentThatDoesNotLoadIsTriedAgain(t *testing.T) {
 	}
 }
 
+// The board's broker refuses such topics, but another one may not; text that is not UTF-8 would end the process inside the engine.
+func TestMessagesOfAnyBytesAreHandledOrRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		wasm     []byte
+		payloads []string
+		mends    bool // what is no text is replaced
+	}{
+		"wasi:messaging": {guests.Ledger, []string{"1"}, true},
+		"spin":           {guests.Spin, []string{"", "\x00", "\xff\xfe", strings.Repeat("\xc3", 1000)}, false},
+	} {
+		f := start(t, c.wasm, Limits{})
+		for topic, good := range map[string]bool{"ok": true, "\U0010ffff": true, "\xff": false, "\xed\xa0\x80": false, "a/\xc3": false} {
+			for _, payload := range c.payloads {
+				m := message(payload)
+				m.MQTT.Topic = topic
+				if err := f.Handle(t.Context(), m); (err == nil) != (good || c.mends) {
+					t.Errorf("%s: topic %q, payload %.10q: %v", name, topic, payload, err)
+				}
+			}
+		}
+	}
+}
+
 func TestAnEventThatNothingHandlesSaysSo(t *testing.T) {
 	f := start(t, guests.HelloHTTP, Limits{})
 	tick := &trigger.Event{Kind: trigger.KindTimer, Trigger: "t", Timer: &trigger.Tick{}}
@@ -303,7 +326,7 @@ func TestHostileHandlersOverRealConnections(t *testing.T) {
 	f := start(t, guests.Hostile, Limits{Time: 500 * time.Millisecond, Payload: 1 << 20})
 	url := serve(t, f)
 	for path, want := range map[string]int{
-		"/ok": 200, "/panic": 500, "/loop": 504, "/sleep": 504, "/never": 500, "/half": 500, "/memory": 500, "/stack": 500,
+		"/ok": 200, "/open": 200, "/leak": 500, "/panic": 500, "/loop": 504, "/sleep": 504, "/never": 500, "/half": 500, "/memory": 500, "/stack": 500,
 	} {
 		res, err := http.Get(url + path)
 		if err != nil {
@@ -317,7 +340,7 @@ func TestHostileHandlersOverRealConnections(t *testing.T) {
 		}
 	}
 	// Begun and then broken: the client must be able to tell.
-	for _, path := range []string{"/late", "/endless", "/drop"} {
+	for _, path := range []string{"/late", "/endless", "/drop", "/twice"} {
 		res, err := http.Get(url + path)
 		if err != nil {
 			continue // cut off before the header
