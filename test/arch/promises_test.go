@@ -87,6 +87,20 @@ func TestEveryGuaranteeNamesATestThatExists(t *testing.T) {
 	}
 }
 
+func TestConformanceNamesTestsThatExist(t *testing.T) {
+	const doc = "firmware-notes/conformance.md"
+	known := testNames(t)
+	tests := namesATest.FindAllStringSubmatch(string(read(t, doc)), -1)
+	if len(tests) == 0 {
+		t.Errorf("%s names no test", doc)
+	}
+	for _, m := range tests {
+		if !known[m[1]] {
+			t.Errorf("%s: no test is called %s", doc, m[1])
+		}
+	}
+}
+
 // What is measured under a name stays comparable only while the name means one thing.
 func TestEveryBenchNameStandsOnce(t *testing.T) {
 	listed, err := os.ReadFile("bench.txt")
