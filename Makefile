@@ -84,6 +84,14 @@ check-modules: toolchain
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 
+# One after the other, each with both cores. What is found lies in the package's testdata/fuzz: commit it with the fix.
+.PHONY: fuzz
+fuzz: toolchain ## fuzz each decoder for FUZZTIME (10s)
+	@$(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
+	while read -r package name; do \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime '$(or $(FUZZTIME),10s)' -fuzzminimizetime 1x "$$package" </dev/null || exit 1; \
+	done
+
 .PHONY: clean-tree
 clean-tree:
 	@[ -z "$$(git status --porcelain)" ] || { echo 'the tree is not clean; commit or remove:'; git status --short; exit 1; }

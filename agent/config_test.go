@@ -143,3 +143,21 @@ func TestAReportAlwaysFitsAMessage(t *testing.T) {
 		t.Errorf("%d of the triggers that don't serve are left", degraded)
 	}
 }
+
+// Whatever a file holds, it is a config or an error that names the file or the key.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte("state = 'x'\nlisten = ':80'\n[bus]\nurl = 'mqtt://there'\n[labels]\nroom = 'a'\n"))
+	f.Add([]byte("[fleet]\nname = 'farm'\nurl = 'mqtt://fleet'\nroot = 'root.json'\ntoken_file = 'token'\n"))
+	f.Add([]byte("a = [[[[[["))
+	path := filepath.Join(f.TempDir(), "agent.toml")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		must(t, os.WriteFile(path, b, 0o600))
+		cfg, err := LoadConfig(path)
+		if err != nil && !strings.Contains(err.Error(), "config: ") {
+			t.Errorf("%q: %v", b, err)
+		}
+		if err == nil && (cfg.State == "" || cfg.Listen == "") {
+			t.Errorf("%q: %+v lacks what has a default", b, cfg)
+		}
+	})
+}

@@ -28,3 +28,21 @@ func TestOnlyOrderedVersionsAreAllowed(t *testing.T) {
 		}
 	}
 }
+
+// Floors and rollbacks lean on this being one order in which nothing but the same version is equal.
+func FuzzCompare(f *testing.F) {
+	f.Add("1.0.0", "1.0.0-rc.1", "1.0.0-rc.1.0")
+	f.Add("18446744073709551616.0.0", "2.0.0", "x")
+	f.Add("1.0.0--", "1.0.0-0a", "1.0.0-10")
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		if Compare(a, b) != -Compare(b, a) {
+			t.Fatalf("%q and %q are %d one way and %d the other", a, b, Compare(a, b), Compare(b, a))
+		}
+		if Check(a) == nil && Check(b) == nil && (Compare(a, b) == 0) != (a == b) {
+			t.Fatalf("%q and %q compare as %d", a, b, Compare(a, b))
+		}
+		if Compare(a, b) <= 0 && Compare(b, c) <= 0 && Compare(a, c) > 0 {
+			t.Fatalf("%q <= %q <= %q, but the first is after the last", a, b, c)
+		}
+	})
+}

@@ -200,3 +200,28 @@ func TestTargetsAreRenewedWithoutARelease(t *testing.T) {
 	}
 	must(t, CheckTargets(f.rootFile, nil, empty, t0))
 }
+
+func FuzzKeys(f *testing.F) {
+	key, err := GenerateKey()
+	must(f, err)
+	private, err := key.PEM()
+	must(f, err)
+	public, err := key.Public().JSON()
+	must(f, err)
+	f.Add(private)
+	f.Add(public)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if k, err := ParsePublicKey(b); err == nil {
+			if again, err := k.JSON(); err != nil || !bytes.Equal(again, bytes.TrimSpace(b)) {
+				t.Fatalf("%q is written as %q, %v", b, again, err)
+			}
+		}
+		if k, err := ParseKey(b); err == nil { // PEM has many forms of the same key
+			written, err := k.PEM()
+			must(t, err)
+			if again, err := ParseKey(written); err != nil || again.Public().ID() != k.Public().ID() {
+				t.Fatalf("%q is written as another key, %v", b, err)
+			}
+		}
+	})
+}

@@ -69,11 +69,11 @@ func match(items []Extern, want string) (Extern, bool) {
 			return it, true
 		}
 	}
-	track := versionTrack(want)
+	track := Track(want)
 	var best Extern
 	found := false
 	for _, it := range items {
-		if track != "" && versionTrack(it.Name) == track && (!found || newer(it.Name, best.Name)) {
+		if track != "" && Track(it.Name) == track && (!found || newer(it.Name, best.Name)) {
 			best, found = it, true
 		}
 	}
@@ -83,11 +83,12 @@ func match(items []Extern, want string) (Extern, bool) {
 // Compatible reports whether an import of one name is met by a definition of the other, as wasmtime decides it: the same name, or
 // versions of it on one semver track ("@0.2.0" and "@0.2.6"). Pre-releases match themselves only.
 func Compatible(a, b string) bool {
-	return a == b || versionTrack(a) != "" && versionTrack(a) == versionTrack(b)
+	return a == b || Track(a) != "" && Track(a) == Track(b)
 }
 
-// versionTrack is a name cut to the part of its version that compatible versions share; "" when only an exact match will do.
-func versionTrack(name string) string {
+// Track is a name cut to the part of its version that compatible versions share, as wasmtime decides it: "@0.2" of "@0.2.6". "" when
+// only an exact match will do, as for pre-releases.
+func Track(name string) string {
 	base, v, ok := parseVersion(name)
 	switch {
 	case !ok:

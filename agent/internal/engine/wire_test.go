@@ -275,53 +275,77 @@ func TestEveryKindOfValueSurvivesHostToGuestToHostAndBack(t *testing.T) {
 	}
 	defer e.Close()
 	for seed := range uint64(60) {
-		r := rand.New(rand.NewPCG(seed, 7))
-		ts := newTypes(r)
-		of := ts.random(0)
+		kind := -1
 		if seed < 22 {
-			of = ts.kind(int(seed), 0)
+			kind = int(seed)
 		}
-		wasm, err := wasmtime.Wat2Wasm(ts.echoWat(of))
-		if err != nil {
-			t.Fatalf("seed %d: %v\n%s", seed, err, ts.echoWat(of))
-		}
-		c, err := e.Compile(wasm)
-		if err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		l := e.NewLinker()
-		var got Val
-		if err := l.Define("", Interface{Funcs: map[string]HostFunc{"f": func(_ *Store, args []Val) (Val, error) {
-			got = args[0]
-			return got, nil
-		}}}); err != nil {
-			t.Fatal(err)
-		}
-		s := e.NewStore(t.Context(), Limits{}, nil)
-		i, err := l.Instantiate(s, c)
-		if err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		x, _ := c.Export("g")
-		for n := range 20 {
-			pad := []Val{of.value(r)}
-			for range 17 {
-				pad = append(pad, U8(uint8(n)))
-			}
-			sent := Tuple(pad...)
-			back, err := i.Call(x, sent)
-			if err != nil {
-				t.Fatalf("seed %d, %s: %v", seed, of.text, err)
-			}
-			if want := encoded(t, sent); !bytes.Equal(want, encoded(t, got)) || !bytes.Equal(want, encoded(t, back)) {
-				t.Fatalf("seed %d, %s: sent %v, the host got %v, back came %v", seed, of.text, sent, got, back)
-			}
-		}
-		s.Close()
-		l.Close()
-		c.Close()
+		echo(t, e, rand.New(rand.NewPCG(seed, 7)), kind, 20)
 	}
 	if n := e.Live(); n != 0 {
 		t.Fatalf("%d things still live", n)
+	}
+}
+
+// FuzzValues draws types and values from its bytes.
+func FuzzValues(f *testing.F) {
+	e, err := New(Config{Slots: 2})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(e.Close)
+	for seed := range uint64(4) {
+		f.Add(seed, seed)
+	}
+	f.Fuzz(func(t *testing.T, seed, stream uint64) {
+		echo(t, e, rand.New(rand.NewPCG(seed, stream)), -1, 5)
+	})
+}
+
+// echo sends n random values of one random type through a component and back. kind is the outermost one's, -1 for any.
+func echo(t *testing.T, e *Engine, r *rand.Rand, kind, n int) {
+	t.Helper()
+	ts := newTypes(r)
+	of := ts.random(0)
+	if kind >= 0 {
+		of = ts.kind(kind, 0)
+	}
+	wasm, err := wasmtime.Wat2Wasm(ts.echoWat(of))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, ts.echoWat(of))
+	}
+	c, err := e.Compile(wasm)
+	if err != nil {
+		t.Fatalf("%s: %v", of.text, err)
+	}
+	defer c.Close()
+	l := e.NewLinker()
+	defer l.Close()
+	var got Val
+	if err := l.Define("", Interface{Funcs: map[string]HostFunc{"f": func(_ *Store, args []Val) (Val, error) {
+		got = args[0]
+		return got, nil
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	s := e.NewStore(t.Context(), Limits{}, nil)
+	defer s.Close()
+	i, err := l.Instantiate(s, c)
+	if err != nil {
+		t.Fatalf("%s: %v", of.text, err)
+	}
+	x, _ := c.Export("g")
+	for at := range n {
+		pad := []Val{of.value(r)}
+		for range 17 {
+			pad = append(pad, U8(uint8(at)))
+		}
+		sent := Tuple(pad...)
+		back, err := i.Call(x, sent)
+		if err != nil {
+			t.Fatalf("%s: %v", of.text, err)
+		}
+		if want := encoded(t, sent); !bytes.Equal(want, encoded(t, got)) || !bytes.Equal(want, encoded(t, back)) {
+			t.Fatalf("%s: sent %v, the host got %v, back came %v", of.text, sent, got, back)
+		}
 	}
 }

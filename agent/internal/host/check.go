@@ -99,11 +99,7 @@ func find(provided map[string]*iface, name string) (*iface, bool) {
 	if i, ok := provided[name]; ok {
 		return i, true
 	}
-	c, ok := compatible(name)
-	if !ok {
-		return nil, false
-	}
-	i, ok := provided[c]
+	i, ok := provided[engine.Track(name)]
 	return i, ok
 }
 

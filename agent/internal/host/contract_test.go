@@ -60,7 +60,7 @@ func TestPartsOfARequestAreCheckedWhenTheyAreSet(t *testing.T) {
 	d := client(t, "http://127.0.0.1:1")
 	for authority, good := range map[string]bool{
 		"example.com": true, "example.com:8080": true, "[::1]:80": true, "example.com:": false, "example.com:65536": false, "example.com:x": false,
-		"user@example.com": false, "": false, "a b": false,
+		"user@example.com": false, "": false, "a b": false, `"`: false, "ü.example": false, "xn--tda.example": true, "a%20b": false,
 	} {
 		if got := validAuthority(authority); got != good {
 			t.Errorf("authority %q: %v", authority, got)

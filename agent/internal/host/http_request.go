@@ -149,10 +149,19 @@ func validPath(s string) bool {
 	return s == "" || s[0] == '/' || s[0] == '?' || s == "*"
 }
 
-// validAuthority says whether s is host[:port]. Credentials belong in a header.
+// notInAuthority are the characters of no host and port (RFC 3986, 3.2.2), with which net/http would send no Host at all.
+func notInAuthority(c rune) bool {
+	letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+	return !letter && (c < '0' || c > '9') && !strings.ContainsRune("!$&'()*+,-.:;=[]_~", c)
+}
+
+// validAuthority says whether s is host[:port]. Credentials belong in a header, and what is not ASCII in punycode.
 func validAuthority(s string) bool {
+	if strings.ContainsFunc(s, notInAuthority) {
+		return false
+	}
 	u, err := url.Parse("http://" + s)
-	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") || strings.ContainsAny(s, "@/?#") {
+	if err != nil || u.Host != s || u.Hostname() == "" || strings.HasSuffix(s, ":") {
 		return false
 	}
 	if u.Port() == "" {

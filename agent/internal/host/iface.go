@@ -2,7 +2,6 @@ package host
 
 import (
 	"fmt"
-	"strings"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
@@ -149,32 +148,11 @@ func provided(all []*iface) map[string]*iface {
 	m := make(map[string]*iface, 2*len(all))
 	for _, i := range all {
 		m[i.name] = i
-		if name, ok := compatible(i.name); ok {
-			m[name] = i
+		if track := engine.Track(i.name); track != "" {
+			m[track] = i
 		}
 	}
 	return m
-}
-
-// compatible cuts "wasi:io/poll@0.2.3" to "wasi:io/poll@0.2", the part that must agree for two versions to link. Not ok
-// for names without a version and for pre-releases, which link exactly or not at all.
-func compatible(name string) (string, bool) {
-	base, version, ok := strings.Cut(name, "@")
-	if !ok || strings.ContainsAny(version, "-+") {
-		return "", false
-	}
-	major, rest, ok := strings.Cut(version, ".")
-	if !ok {
-		return "", false
-	}
-	if major != "0" {
-		return base + "@" + major, true
-	}
-	minor, patch, _ := strings.Cut(rest, ".")
-	if minor != "0" {
-		return base + "@0." + minor, true
-	}
-	return base + "@0.0." + patch, true
 }
 
 // pair splits a tuple of two.

@@ -310,7 +310,7 @@ func TestCompatibleNames(t *testing.T) {
 	for name, want := range map[string]string{
 		"wasi:io/poll@0.2.3": "wasi:io/poll@0.2", "a:b/c@1.2.3": "a:b/c@1", "a:b/c@0.0.3": "a:b/c@0.0.3", "a:b/c@0.2.0-draft": "", "a:b/c": "",
 	} {
-		if got, _ := compatible(name); got != want {
+		if got := engine.Track(name); got != want {
 			t.Errorf("%s: %q", name, got)
 		}
 	}

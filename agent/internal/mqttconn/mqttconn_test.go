@@ -2,6 +2,7 @@ package mqttconn
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -109,4 +110,38 @@ func TestReconnectsAreBoundedAndSpread(t *testing.T) {
 			t.Errorf("backoff(%d) = %v to %v", n, low, high)
 		}
 	}
+}
+
+// What the guard lets pass doesn't depend on the pieces in which it comes, and holds no packet that claims more than the limit.
+func FuzzGuard(f *testing.F) {
+	const limit = 300
+	f.Add(append(publish(20), publish(400)...), uint8(3))
+	f.Add([]byte{0x30, 0x80, 0x80, 0x80, 0x00, 0xd0, 0}, uint8(1))
+	f.Fuzz(func(t *testing.T, stream []byte, piece uint8) {
+		whole, err := io.ReadAll(Guard(&bytesConn{r: bytes.NewReader(stream)}, limit))
+		g := Guard(&bytesConn{r: bytes.NewReader(stream)}, limit)
+		var parts []byte
+		p := make([]byte, 1+int(piece))
+		var again error
+		for again == nil {
+			var n int
+			n, again = g.Read(p)
+			parts = append(parts, p[:n]...)
+		}
+		var large *PacketTooLarge
+		if refused := errors.As(again, &large); refused != (err != nil) {
+			t.Fatalf("whole: %v, in pieces of %d: %v", err, len(p), again)
+		} else if !refused && !bytes.Equal(whole, parts) || !bytes.HasPrefix(stream, parts) {
+			t.Fatalf("%x became %x, in pieces of %d %x", stream, whole, len(p), parts)
+		}
+		r := bytes.NewReader(whole)
+		for r.Len() > 0 {
+			_, _ = r.ReadByte()
+			n, err := binary.ReadUvarint(r)
+			if err == nil && n > limit {
+				t.Fatalf("a packet of %d bytes passed", n)
+			}
+			_, _ = r.Seek(int64(n), io.SeekCurrent)
+		}
+	})
 }

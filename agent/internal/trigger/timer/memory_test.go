@@ -1,6 +1,7 @@
 package timer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -221,3 +222,23 @@ func TestATickThatAStopCutOffIsMadeUpFor(t *testing.T) {
 		}
 	})
 }
+
+// What is remembered of one schedule says nothing about another, whatever bytes the store gives.
+func FuzzMemory(f *testing.F) {
+	m := memory{store: remembered(nil), key: "timer/t", of: "1m0s  ", log: slog.New(slog.DiscardHandler)}
+	f.Add(m.row(time.Unix(1_700_000_000, 5)).Value)
+	f.Add([]byte("short"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := m
+		m.store = remembered(b)
+		if at, ok := m.read(); ok && !bytes.Equal(m.row(at).Value, b) {
+			t.Fatalf("%x is written as %x", b, m.row(at).Value)
+		}
+	})
+}
+
+// remembered is a store of one row.
+type remembered []byte
+
+func (r remembered) Get(string) (value []byte, ok bool, err error) { return r, r != nil, nil }
+func (r remembered) Put(map[string][]byte) error                   { return nil }
