@@ -72,7 +72,7 @@ func TestRequestsArriveAsTheyWereSent(t *testing.T) {
 
 func TestAnswersLeaveAsTheyWereMade(t *testing.T) {
 	url := serve(t, start(t, guests.Conformance, Limits{}))
-	for _, status := range []int{200, 201, 204, 299, 304, 404, 418, 451, 500, 503, 599} {
+	for _, status := range []int{200, 201, 204, 299, 304, 404, 418, 451, 500, 503, 599, 600, 999} {
 		res, body, err := raw(t, url, "GET", fmt.Sprintf("GET /status/%d HTTP/1.1\r\nHost: a\r\n\r\n", status))
 		if err != nil || res.StatusCode != status || body != "" {
 			t.Errorf("%d has become %+v %q, %v", status, res, body, err)

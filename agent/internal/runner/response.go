@@ -106,8 +106,8 @@ func (r *response) discard() bool {
 func (r *response) Start(status int, header http.Header) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if status < 200 || status > 599 {
-		return fmt.Errorf("response status %d: want 200 to 599", status)
+	if status < 200 || status > 999 {
+		return fmt.Errorf("response status %d: want 200 to 999", status)
 	}
 	r.status, r.header = status, header
 	r.timer = r.clock.After(streamDelay, r.stream)
