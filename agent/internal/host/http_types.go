@@ -56,7 +56,7 @@ var methods = map[string]engine.Val{
 	"TRACE": engine.Variant("trace"), "PATCH": engine.Variant("patch"),
 }
 
-// methodVal is the variant of an HTTP method, which is case-sensitive; net/http has checked that it is a token.
+// methodVal is the variant of an HTTP method, which is case-sensitive; the source has checked that it is a token.
 func methodVal(name string) engine.Val {
 	if v, ok := methods[name]; ok {
 		return v

@@ -162,6 +162,10 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no HTTP/2 follows", http.StatusHTTPVersionNotSupported)
 		return
 	}
+	if !sound(r) {
+		http.Error(w, "the method or the authority is none", http.StatusBadRequest)
+		return
+	}
 	at := time.Now()
 	route := s.routes.Load().find(r.URL.EscapedPath())
 	if route == nil {
@@ -212,6 +216,17 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // the client must not take what it has for the whole answer
 	}
 	fail(out, err)
+}
+
+const (
+	alphanumeric = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	tokenChars   = "!#$%&'*+-.^_`|~" + alphanumeric     // RFC 9110, 5.6.2
+	hostChars    = "!$%&'()*+,-.:;=[]_~" + alphanumeric // RFC 3986, 3.2.2
+)
+
+// sound tells whether a request's method and authority are some: of HTTP/2 net/http does not.
+func sound(r *http.Request) bool {
+	return r.ProtoMajor == 1 || strings.Trim(r.Method, tokenChars) == "" && strings.Trim(r.Host, hostChars) == ""
 }
 
 // fail answers for a handler that has not.
