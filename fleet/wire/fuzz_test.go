@@ -16,6 +16,9 @@ func FuzzRoute(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if len(s) >= MaxTopicBytes {
+			return // the slash that may be added below has no room
+		}
 		named := strings.ReplaceAll(matches+"/", "/:/", "/:x/")
 		named = strings.ReplaceAll(named, "/:/", "/:x/") // two in a row share a slash
 		if again, err := CheckRoute(named); err != nil || again != matches {
