@@ -62,8 +62,8 @@ var Shelf []byte
 var Spin []byte
 
 // Ledger sums readings: a message's number (text, or the member "n" of JSON) is added to "sum" and one to "count", and "n count
-// sum" published on "ledger/<topic>". A multiple of 97 fails after that. What comes on "ledger/..." is
-// entered under "audit-count" and "audit-sum" alone. HTTP answers all four.
+// sum" published on "ledger/<topic>", and for a topic "up/..." to the fleet as well. A multiple of 97 fails after that. What comes
+// on "ledger/..." is entered under "audit-count" and "audit-sum" alone. HTTP answers all four.
 //
 //go:embed ledger/ledger.wasm
 var Ledger []byte

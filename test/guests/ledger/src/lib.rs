@@ -1,8 +1,8 @@
 //! Sums readings, for the proof that none is lost and none counted twice.
 //!
 //! A message is a number as text, or JSON with a member "n". It is added to "sum", and one to "count", in keyvalue; the
-//! reading and both are published on "ledger/<topic>" as "n count sum". A number that is a multiple of 97 is written like the others, and
-//! then failed: none of it may be seen. What comes on "ledger/..." itself is entered under "audit-count" and "audit-sum", and not
+//! reading and both are published on "ledger/<topic>" as "n count sum", and what comes on "up/..." to the fleet as well, on
+//! "uplink:ledger/<topic>". A number that is a multiple of 97 is written like the others, and then failed: none of it may be seen. What comes on "ledger/..." itself is entered under "audit-count" and "audit-sum", and not
 //! published. HTTP answers "count sum audit-count audit-sum".
 
 use std::io::Write;
@@ -67,8 +67,14 @@ fn enter(n: u64, topic: &str) -> Result<(), String> {
         return Ok(());
     }
     let client = Client::connect("default").map_err(|e| format!("connect: {e:?}"))?;
-    let entry = Message::new(format!("{n} {count} {sum}").as_bytes());
-    producer::send(&client, &format!("ledger/{topic}"), entry).map_err(|e| format!("publish: {e:?}"))
+    let publish = |to: String| {
+        let entry = Message::new(format!("{n} {count} {sum}").as_bytes());
+        producer::send(&client, &to, entry).map_err(|e| format!("publish: {e:?}"))
+    };
+    if topic.starts_with("up/") {
+        publish(format!("uplink:ledger/{topic}"))?;
+    }
+    publish(format!("ledger/{topic}"))
 }
 
 fn get(bucket: &Bucket, key: &str) -> Result<u64, String> {
