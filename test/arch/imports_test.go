@@ -42,7 +42,7 @@ var layers = [][]string{
 	{"fleet/internal/cli/..."},
 	{"fleet/cmd/..."},
 	// Tests reach everything that Go's internal rule lets them.
-	{"test/need", "test/guests", "test/process"},
+	{"test/need", "test/guests", "test/process", "test/readings"},
 	{"test/...", "cross", "agent/internal/engine/enginetest", "agent/internal/store/storetest", "fleet/internal/content/contenttest"},
 }
 

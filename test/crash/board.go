@@ -2,18 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"dunlin.dev/dunlin/test/process"
+	"dunlin.dev/dunlin/test/readings"
 )
 
 // board is an agent that is started and killed in one folder, on the same addresses.
@@ -72,10 +69,10 @@ func (b *board) stop() {
 
 // untilKilled waits until the agent has reached its point, or the sensors have acks more acknowledgements; a point that is not
 // reached in half a second is given up. It says whether the point was reached.
-func (b *board) untilKilled(ctx context.Context, s *sensors, acks int, point string) bool {
+func (b *board) untilKilled(ctx context.Context, s *readings.Sensors, acks int, point string) bool {
 	enough := make(<-chan struct{})
 	if point == "" {
-		enough = s.after(acks)
+		enough = s.After(acks)
 	}
 	late := time.NewTimer(time.Second / 2)
 	defer late.Stop()
@@ -89,102 +86,8 @@ func (b *board) untilKilled(ctx context.Context, s *sensors, acks int, point str
 	return false
 }
 
-// waits is what `dunlin events` says.
-type waits struct {
-	Waiting     int   `json:"waiting"`
-	OutboxBytes int64 `json:"outbox_bytes"`
-	Dead        []struct {
-		Event string `json:"event"`
-	} `json:"dead"`
-}
-
-func (b *board) events(ctx context.Context, to any, args ...string) error {
-	args = append([]string{"events", "--json", "-f", filepath.Join(b.dir, "dunlin.toml")}, args...)
-	out, err := exec.CommandContext(ctx, b.bin, args...).Output()
-	if err != nil {
-		var failed *exec.ExitError
-		if errors.As(err, &failed) {
-			err = fmt.Errorf("%w: %s", err, failed.Stderr)
-		}
-		return fmt.Errorf("dunlin events: %w", err)
-	}
-	return json.Unmarshal(out, to)
-}
-
-// settled gives the board's books once nothing waits any more and they stay as they are.
-func (b *board) settled(ctx context.Context) (books, error) {
-	outer := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("it never came to rest"))
-	defer cancel()
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	last, same := "", 0
-	for {
-		var w waits
-		if err := b.events(outer, &w); err != nil {
-			return books{}, err
-		}
-		line, err := b.read(ctx)
-		if err != nil {
-			return books{}, err
-		}
-		if w.Waiting == 0 && w.OutboxBytes == 0 && line == last {
-			same++
-		} else {
-			same = 0
-		}
-		last = line
-		if same == 8 {
-			return b.books(ctx, line, w)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return books{}, fmt.Errorf("%w: %d events wait, %d bytes are in the outbox", context.Cause(ctx), w.Waiting, w.OutboxBytes)
-		}
-	}
-}
-
-func (b *board) read(ctx context.Context) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.http+"/", nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("read the books: %s: %s", res.Status, body)
-	}
-	return string(body), err
-}
-
-func (b *board) books(ctx context.Context, line string, w waits) (books, error) {
-	got := books{dead: map[uint64]int{}}
-	if _, err := fmt.Sscan(line, &got.count, &got.sum, &got.auditCount, &got.auditSum); err != nil {
-		return got, fmt.Errorf("read the books %q: %w", line, err)
-	}
-	for _, d := range w.Dead {
-		var letter struct {
-			Text string `json:"text"`
-		}
-		if err := b.events(ctx, &letter, "show", d.Event); err != nil {
-			return got, err
-		}
-		n, err := strconv.ParseUint(letter.Text, 10, 64)
-		if err != nil {
-			var reading struct {
-				N uint64 `json:"n"`
-			}
-			if err := json.Unmarshal([]byte(letter.Text), &reading); err != nil {
-				return got, fmt.Errorf("dead letter %s: %w", d.Event, err)
-			}
-			n = reading.N
-		}
-		got.dead[n]++
-	}
-	return got, nil
+// books once nothing waits any more.
+func (b *board) books(ctx context.Context) (readings.Books, error) {
+	r := readings.Board{Dunlin: b.bin, Where: []string{"-f", filepath.Join(b.dir, "dunlin.toml")}, Page: "http://" + b.http + "/", Client: http.DefaultClient}
+	return r.Settled(ctx, 5*time.Minute)
 }

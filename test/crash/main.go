@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/test/guests"
+	"dunlin.dev/dunlin/test/readings"
 )
 
 func main() {
@@ -135,7 +136,7 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 			return err
 		}
 	}
-	sensors := startSensors(ctx, sensorsAt, pace)
+	sensors := startSensors(ctx, readings.Way{Dial: readings.TCP(sensorsAt), Pace: pace})
 	killed := map[string]int{}
 	for cycle := range o.cycles {
 		point := points[random.IntN(len(points))]
@@ -154,18 +155,18 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 			return ctx.Err()
 		}
 		if cycle%100 == 99 {
-			fmt.Fprintf(out, "%d cycles, %d readings acknowledged\n", cycle+1, sensors.acknowledged())
+			fmt.Fprintf(out, "%d cycles, %d readings acknowledged\n", cycle+1, sensors.Acknowledged())
 		}
 	}
 	b.kill()
 	if err := b.start(ctx, ""); err != nil {
 		return err
 	}
-	want, err := sensors.finish(ctx)
+	want, err := sensors.Finish(ctx, time.Minute)
 	if err != nil {
 		return err
 	}
-	got, err := b.settled(ctx)
+	got, err := b.books(ctx)
 	if err != nil {
 		return err
 	}
@@ -174,40 +175,22 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 		at = append(at, fmt.Sprintf("%s %d", p, killed[p]))
 	}
 	fmt.Fprintf(out, "killed at named points: %s\n", strings.Join(at, ", "))
-	if o.mosquitto != "" && got.auditCount >= want.count {
-		got.auditCount, got.auditSum = want.count, want.sum // what leaves for another broker may come back more than once
+	if o.mosquitto != "" && got.AuditCount >= want.AuditCount {
+		got.AuditCount, got.AuditSum = want.AuditCount, want.AuditSum // what leaves for another broker may come back more than once
 	}
-	if err := want.compare(got); err != nil {
+	if err := want.Compare(got); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%d readings were handled, %d failed and are dead letters\n%d cycles: 0 lost, 0 doubled\n", want.count, len(want.dead), o.cycles)
+	fmt.Fprintf(out, "%d readings were handled, %d failed and are dead letters\n%d cycles: 0 lost, 0 doubled\n", want.Count, len(want.Dead), o.cycles)
 	return nil
 }
 
-// books are what the sensors expect, or what the board has.
-type books struct {
-	count, sum           uint64
-	auditCount, auditSum uint64
-	dead                 map[uint64]int // readings that fail: how many triggers gave each up
-}
-
-func (want books) compare(got books) error {
-	var errs []error
-	if got.count != want.count || got.sum != want.sum {
-		errs = append(errs, fmt.Errorf("the handler has %d readings with the sum %d, want %d with %d", got.count, got.sum, want.count, want.sum))
+// startSensors publish as both kinds of QoS have it, to one handler and to two.
+func startSensors(ctx context.Context, way readings.Way) *readings.Sensors {
+	var all []*readings.Sensor
+	for i := range 2 {
+		all = append(all, &readings.Sensor{ID: fmt.Sprintf("twice%d", i), Topic: fmt.Sprintf("in/%d", i), QoS: 2, Format: "%d", Handlers: 1 + i},
+			&readings.Sensor{ID: fmt.Sprintf("once%d", i), Topic: fmt.Sprintf("id/%d", i), QoS: 1, Format: `{"id":%[1]d,"n":%[1]d}`, Handlers: 1})
 	}
-	if got.auditCount != want.count || got.auditSum != want.sum {
-		errs = append(errs, fmt.Errorf("of its entries %d arrived with the sum %d, want %d with %d", got.auditCount, got.auditSum, want.count, want.sum))
-	}
-	for n, times := range want.dead {
-		if got.dead[n] != times {
-			errs = append(errs, fmt.Errorf("reading %d, which fails, is %d times among the dead letters, want %d", n, got.dead[n], times))
-		}
-	}
-	for n := range got.dead {
-		if want.dead[n] == 0 {
-			errs = append(errs, fmt.Errorf("reading %d is among the dead letters", n))
-		}
-	}
-	return errors.Join(errs...)
+	return readings.Start(ctx, way, all...)
 }

@@ -3,13 +3,16 @@
 package need
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Prefix starts every line about an absent tool.
@@ -45,12 +48,12 @@ func Tool(t Skipper, tool, untested string) string {
 	if err == nil {
 		return path
 	}
-	absent(t, fmt.Sprintf("%s (apt-get install %s): %s", tool, pkg, untested))
+	Absent(t, fmt.Sprintf("%s (apt-get install %s): %s", tool, pkg, untested))
 	return ""
 }
 
-// absent skips t with a line.
-func absent(t Skipper, what string) {
+// Absent skips t with a line: "tool or permission (the way to have it): what goes untested without it".
+func Absent(t Skipper, what string) {
 	line := Prefix + what
 	// go test prints nothing of a package that passes, so the line also goes where make test looks for it.
 	if err := note(line); err != nil {
@@ -87,6 +90,22 @@ func Make(target string) error {
 	}
 	return nil
 }
+
+// Programs is the folder of the programs, built first unless DUNLIN_BIN_DIR names one.
+var Programs = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("DUNLIN_BIN_DIR"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	// go test takes a stored result when the files that the test looked at are the same. The programs are built from
+	// sources that the test doesn't look at, so look.
+	for _, dir := range []string{"agent", "fleet", "wit"} {
+		err := filepath.WalkDir(filepath.Join(Root(), dir), func(_ string, _ fs.DirEntry, err error) error { return err })
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return filepath.Join(Root(), "bin"), Make("build")
+})
 
 // Root is the folder of go.mod, found from where a test runs (its package's folder).
 func Root() string {

@@ -28,7 +28,7 @@ func SeedJS(t Skipper, name, untested string) string {
 	}
 	dir := filepath.Join(Root(), ".tools", "seed-js")
 	if err := locked(dir, func() error { return Make("seed-js") }); err != nil {
-		absent(t, "JS handler (make seed-js says why): "+untested)
+		Absent(t, "JS handler (make seed-js says why): "+untested)
 		return ""
 	}
 	return filepath.Join(dir, name+".wasm")

@@ -43,14 +43,11 @@
 package scripts
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -63,7 +60,7 @@ import (
 var onArm64 = []string{"version.txtar", "end-to-end.txtar"}
 
 func TestStories(t *testing.T) {
-	dir, err := programs()
+	dir, err := need.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +74,7 @@ func TestStoriesWithTheAgentOnArm64(t *testing.T) {
 	}
 	qemu := need.Tool(t, "qemu-aarch64-static", untested)
 	need.CrossCompiler(t, "arm64", untested)
-	dir, err := programs()
+	dir, err := need.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,19 +228,3 @@ func pathFolder(t *testing.T, dir, agent string) (string, error) {
 	}
 	return path, nil
 }
-
-// programs returns the folder of the programs, built first unless DUNLIN_BIN_DIR names one.
-var programs = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("DUNLIN_BIN_DIR"); dir != "" {
-		return filepath.Abs(dir)
-	}
-	// go test takes a stored result when the files that the test looked at are the same. The programs are built from
-	// sources that the test doesn't look at, so look.
-	for _, dir := range []string{"agent", "fleet", "wit"} {
-		err := filepath.WalkDir(filepath.Join(need.Root(), dir), func(_ string, _ fs.DirEntry, err error) error { return err })
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-	}
-	return filepath.Join(need.Root(), "bin"), need.Make("build")
-})

@@ -26,7 +26,7 @@ func TestEachTemplateBuildsAndRuns(t *testing.T) {
 	if tools == "" {
 		t.Skip("make templates builds each template with its language's tools, and runs it")
 	}
-	dir, err := programs()
+	dir, err := need.Programs()
 	if err != nil {
 		t.Fatal(err)
 	}

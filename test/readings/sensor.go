@@ -1,4 +1,4 @@
-package main
+package readings
 
 import (
 	"context"
@@ -10,18 +10,33 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
-// sensor is an MQTT 3.1.1 client as small as a device's: one connection at a time, a session that outlives it, and what is not
-// acknowledged is sent again, in order (4.4). It is not a library's client, since the proof needs to know which readings
+// Sensor is an MQTT 3.1.1 client as small as a device's: one connection at a time, a session that outlives it, and what is not
+// acknowledged is sent again, in order (4.4). It is not a library's client, since a proof needs to know which readings
 // are acknowledged: paho completes the tokens of those that it sends again.
-type sensor struct {
-	id, addr, topic, format string
-	qos                     byte
-	pace                    time.Duration
-	handlers                int // triggers that match its topic
-	all                     *sensors
+type Sensor struct {
+	ID       string
+	Topic    string // "up/...": the ledger sends it to the fleet too
+	Format   string // of a reading's payload, from its number
+	QoS      byte   // 1 or 2
+	Handlers int    // triggers that match its topic
+
+	way Way
+	all *Sensors
 
 	packet   uint16
 	inFlight []*reading // oldest first
+}
+
+// Way to the broker, as sensors go it.
+type Way struct {
+	Dial   func(context.Context) (net.Conn, error)
+	Pace   time.Duration // before each reading
+	Silent time.Duration // a connection on which nothing comes for that long is given up; 0: a minute
+}
+
+// TCP is the way to an address.
+func TCP(addr string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
 }
 
 // reading is one message under way.
@@ -32,7 +47,7 @@ type reading struct {
 }
 
 // run until all readings are acknowledged and no new ones are wanted.
-func (s *sensor) run(ctx context.Context) {
+func (s *Sensor) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := s.connection(ctx)
 		if err == nil {
@@ -40,32 +55,31 @@ func (s *sensor) run(ctx context.Context) {
 		}
 		var broken *protocolError
 		if errors.As(err, &broken) {
-			s.all.fail(fmt.Errorf("sensor %s: %w", s.id, err))
+			s.all.fail(fmt.Errorf("sensor %s: %w", s.ID, err))
 			return
 		}
-		select { // the agent is being started again
+		select { // the broker is being started again, or far away
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
 }
 
-// protocolError is what no kill explains.
+// protocolError is what no kill and no network explains.
 type protocolError struct{ what string }
 
 func (e *protocolError) Error() string { return e.what }
 
 // connection is one from its dial to its loss, or to the end of all readings: nil.
-func (s *sensor) connection(ctx context.Context) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", s.addr)
+func (s *Sensor) connection(ctx context.Context) error {
+	c, err := s.way.Dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	connect := packets.NewControlPacket(packets.Connect).(*packets.ConnectPacket)
-	connect.ProtocolName, connect.ProtocolVersion, connect.ClientIdentifier, connect.Keepalive = "MQTT", 4, s.id, 60
+	connect.ProtocolName, connect.ProtocolVersion, connect.ClientIdentifier, connect.Keepalive = "MQTT", 4, s.ID, 60
 	if err := connect.Write(c); err != nil {
 		return err
 	}
@@ -82,7 +96,7 @@ func (s *sensor) connection(ctx context.Context) error {
 		if !more && len(s.inFlight) == 0 {
 			return nil
 		}
-		if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(s.way.Silent)); err != nil {
 			return err
 		}
 		p, err := packets.ReadPacket(c)
@@ -96,10 +110,10 @@ func (s *sensor) connection(ctx context.Context) error {
 }
 
 // fill the window with new readings.
-func (s *sensor) fill(c net.Conn) (more bool, err error) {
+func (s *Sensor) fill(c net.Conn) (more bool, err error) {
 	for len(s.inFlight) < window {
-		if s.pace > 0 {
-			<-time.After(s.pace)
+		if s.way.Pace > 0 {
+			<-time.After(s.way.Pace)
 		}
 		n, more := s.all.take()
 		if !more {
@@ -115,18 +129,18 @@ func (s *sensor) fill(c net.Conn) (more bool, err error) {
 	return true, nil
 }
 
-func (s *sensor) send(c net.Conn, r *reading, again bool) error {
+func (s *Sensor) send(c net.Conn, r *reading, again bool) error {
 	if r.received {
 		rel := packets.NewControlPacket(packets.Pubrel).(*packets.PubrelPacket)
 		rel.MessageID = r.packet
 		return rel.Write(c)
 	}
 	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-	p.Qos, p.Dup, p.MessageID, p.TopicName, p.Payload = s.qos, again, r.packet, s.topic, fmt.Appendf(nil, s.format, r.number)
+	p.Qos, p.Dup, p.MessageID, p.TopicName, p.Payload = s.QoS, again, r.packet, s.Topic, fmt.Appendf(nil, s.Format, r.number)
 	return p.Write(c)
 }
 
-func (s *sensor) take(c net.Conn, p packets.ControlPacket) error {
+func (s *Sensor) take(c net.Conn, p packets.ControlPacket) error {
 	switch p := p.(type) {
 	case *packets.ConnackPacket:
 		if p.ReturnCode != packets.Accepted {
@@ -153,14 +167,14 @@ func (s *sensor) take(c net.Conn, p packets.ControlPacket) error {
 	return nil
 }
 
-func (s *sensor) done(packet uint16, qos byte) error {
+func (s *Sensor) done(packet uint16, qos byte) error {
 	for i, r := range s.inFlight {
 		if r.packet == packet {
-			if s.qos != qos || qos == 2 && !r.received {
+			if s.QoS != qos || qos == 2 && !r.received {
 				return &protocolError{fmt.Sprintf("reading %d is acknowledged out of turn", r.number)}
 			}
 			s.inFlight = append(s.inFlight[:i], s.inFlight[i+1:]...)
-			s.all.acknowledge(r.number, s.handlers)
+			s.all.acknowledge(r.number, s)
 			return nil
 		}
 	}
