@@ -47,7 +47,7 @@ func forecast(seed uint64, length time.Duration) []phase {
 		func() phase { return restarted(dice, "both ends", restart{true, true}) },
 		func() phase { return restarted(dice, "the board only", restart{board: true}) },
 	}
-	longest := 2500 * time.Millisecond
+	longest := 1500 * time.Millisecond
 	if length >= patientRun {
 		longest = length / 20
 		kinds = append(kinds,

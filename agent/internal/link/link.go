@@ -75,18 +75,14 @@ func (l *Link) Detail() string {
 
 // Run keeps the session up until ctx ends, reconnecting with a spread backoff. It returns ctx's error only.
 func (l *Link) Run(ctx context.Context) error {
-	for attempt := 0; ; attempt++ {
-		started := time.Now()
-		err := l.connected(ctx)
+	var again mqttconn.Reconnect
+	for {
+		held, err := l.connected(ctx)
 		l.down(err)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// A session that held counts as success: the next loss starts with a short delay again.
-		if time.Since(started) > time.Minute {
-			attempt = 0
-		}
-		delay := mqttconn.Backoff(attempt, mathrand.Float64())
+		delay := again.Pause(held, mathrand.Float64())
 		l.log.Warn("fleet link is down", "cause", err, "retry_in", delay.Round(time.Millisecond))
 		select {
 		case <-ctx.Done():
@@ -96,16 +92,16 @@ func (l *Link) Run(ctx context.Context) error {
 	}
 }
 
-// connected is one connection from its start to its end.
-func (l *Link) connected(ctx context.Context) error {
+// connected is one connection from its start to its end; held is how long it was up.
+func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 	session, err := newSession()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	lost := make(chan error, 1)
 	will, err := wire.MarshalState(wire.State{Online: false, Session: session})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	o := mqtt.NewClientOptions().
 		AddBroker(l.cfg.URL).
@@ -122,7 +118,7 @@ func (l *Link) connected(ctx context.Context) error {
 	c := mqtt.NewClient(o)
 	defer c.Disconnect(250)
 	if err := wait(ctx, c.Connect()); err != nil {
-		return fmt.Errorf("connect %s: %w", l.cfg.URL, err)
+		return 0, fmt.Errorf("connect %s: %w", l.cfg.URL, err)
 	}
 	defer func() {
 		if ctx.Err() == nil {
@@ -138,32 +134,33 @@ func (l *Link) connected(ctx context.Context) error {
 		filters[f] = 1
 	}
 	if err := wait(ctx, c.SubscribeMultiple(filters, l.receive)); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+		return 0, fmt.Errorf("subscribe: %w", err)
 	}
 	hello, err := wire.MarshalHello(l.cfg.Hello(session))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := wait(ctx, c.Publish(l.topic(wire.ChannelHello), 1, false, hello)); err != nil {
-		return fmt.Errorf("say hello: %w", err)
+		return 0, fmt.Errorf("say hello: %w", err)
 	}
 	online, err := wire.MarshalState(wire.State{Online: true, Session: session})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := wait(ctx, c.Publish(l.topic(wire.ChannelState), 1, true, online)); err != nil {
-		return fmt.Errorf("say online: %w", err)
+		return 0, fmt.Errorf("say online: %w", err)
 	}
 	l.mu.Lock()
 	l.client, l.session, l.detail = c, session, ""
 	l.mu.Unlock()
 	l.log.Info("fleet link is up", "url", l.cfg.URL, "session", session)
 	l.cfg.OnUp()
+	up := time.Now()
 	select {
 	case err := <-lost:
-		return fmt.Errorf("connection lost: %w", err)
+		return time.Since(up), fmt.Errorf("connection lost: %w", err)
 	case <-ctx.Done():
-		return ctx.Err()
+		return time.Since(up), ctx.Err()
 	}
 }
 

@@ -126,3 +126,19 @@ func Backoff(n int, jitter float64) time.Duration {
 	}
 	return d/2 + time.Duration(float64(d/2)*jitter)
 }
+
+// enough is how long a connection has to hold for the next pause to be the first again: on a network that breaks off every
+// half minute the board is connected nearly all the time, and a broker that ends connections at once is asked ever more seldom.
+const enough = 10 * time.Second
+
+// Reconnect paces the connections of one session. The zero value is ready.
+type Reconnect struct{ failures int }
+
+// Pause before the next connection, after one that was up for held; 0: it never was. Jitter is in [0,1).
+func (r *Reconnect) Pause(held time.Duration, jitter float64) time.Duration {
+	if held >= enough {
+		r.failures = 0
+	}
+	r.failures++
+	return Backoff(r.failures-1, jitter)
+}

@@ -145,3 +145,21 @@ func FuzzGuard(f *testing.F) {
 		}
 	})
 }
+
+func TestPausesGrowUntilAConnectionHolds(t *testing.T) {
+	var r Reconnect
+	for i, c := range []struct{ held, least time.Duration }{
+		{0, 500 * time.Millisecond}, {0, time.Second}, {time.Second, 2 * time.Second}, {9 * time.Second, 4 * time.Second}, {0, 8 * time.Second},
+		{30 * time.Second, 500 * time.Millisecond}, {10 * time.Second, 500 * time.Millisecond}, {0, time.Second},
+	} {
+		if got := r.Pause(c.held, 0); got != c.least {
+			t.Errorf("connection %d, which held for %s, is followed by %s, want %s", i, c.held, got, c.least)
+		}
+	}
+	for range 100 {
+		r.Pause(0, 0.999)
+	}
+	if got := r.Pause(0, 0.999); got < time.Minute || got > 2*time.Minute {
+		t.Errorf("after a hundred refusals the pause is %s", got)
+	}
+}

@@ -112,16 +112,12 @@ func (c *Client) Run(ctx context.Context) error {
 		c.setStatus(trigger.Degraded, err.Error())
 		return err
 	}
-	for attempt := 0; ctx.Err() == nil; attempt++ {
-		began := time.Now()
-		err := c.session(ctx, u)
+	for again := (mqttconn.Reconnect{}); ctx.Err() == nil; {
+		held, err := c.session(ctx, u)
 		if ctx.Err() != nil {
 			break
 		}
-		if time.Since(began) > time.Minute {
-			attempt = 0
-		}
-		pause := mqttconn.Backoff(attempt, rand.Float64())
+		pause := again.Pause(held, rand.Float64())
 		c.setStatus(trigger.Degraded, fmt.Sprintf("%v; next attempt %s", err, time.Now().Add(pause).Format(time.TimeOnly)))
 		c.log.Warn("no connection to the broker", "url", u.Redacted(), "error", err, "pause", pause)
 		select {
@@ -133,36 +129,36 @@ func (c *Client) Run(ctx context.Context) error {
 	return c.queue.stop()
 }
 
-// session is one connection, from dialling until it is lost or ctx ends.
-func (c *Client) session(ctx context.Context, u *url.URL) error {
+// session is one connection, from dialling until it is lost or ctx ends; held is how long it was up.
+func (c *Client) session(ctx context.Context, u *url.URL) (held time.Duration, err error) {
 	conn := &connection{lost: make(chan struct{})}
 	conn.Client = paho.NewClient(c.options(u, conn))
 	defer conn.Disconnect(250)
 	token := conn.Connect()
 	if err := wait(ctx, conn, token); err != nil {
-		return fmt.Errorf("connect to %s: %w", u.Redacted(), err)
+		return 0, fmt.Errorf("connect to %s: %w", u.Redacted(), err)
 	}
 	connect := token.(*paho.ConnectToken)
 	if err := c.resume(conn, connect.SessionPresent()); err != nil {
-		return err
+		return 0, err
 	}
 	defer c.leave(conn)
 	if err := c.subscribe(ctx, conn); err != nil {
-		return err
+		return 0, err
 	}
 	c.log.Info("connected to the broker", "url", u.Redacted(), "session", connect.SessionPresent())
 	c.up.Do(func() { close(c.ready) })
-	for {
+	for up := time.Now(); ; {
 		select {
 		case <-c.changed:
 			if err := c.subscribe(ctx, conn); err != nil {
-				return err
+				return time.Since(up), err
 			}
 		case <-conn.lost:
-			return conn.err
+			return time.Since(up), conn.err
 		case <-ctx.Done():
 			// Still connected, so that what is in flight can be acknowledged.
-			return c.queue.stop()
+			return time.Since(up), c.queue.stop()
 		}
 	}
 }
