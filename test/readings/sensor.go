@@ -70,6 +70,8 @@ type protocolError struct{ what string }
 
 func (e *protocolError) Error() string { return e.what }
 
+var errTakenOver = errors.New("taken over")
+
 // connection is one from its dial to its loss, or to the end of all readings: nil.
 func (s *Sensor) connection(ctx context.Context) error {
 	c, err := s.way.Dial(ctx)
@@ -161,6 +163,8 @@ func (s *Sensor) take(c net.Conn, p packets.ControlPacket) error {
 		rel := packets.NewControlPacket(packets.Pubrel).(*packets.PubrelPacket)
 		rel.MessageID = p.MessageID
 		return rel.Write(c)
+	case *packets.DisconnectPacket: // MQTT 5 has it, and mochi tells everybody so that another connection has taken over
+		return errTakenOver
 	default:
 		return &protocolError{fmt.Sprintf("an unexpected packet: %s", p)}
 	}
