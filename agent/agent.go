@@ -54,6 +54,7 @@ type Agent struct {
 	health  health
 	self    *runner.Runner // of the agent's event to itself
 	good    lastGood
+	boot    [16]byte // the kernel's boot id
 }
 
 // bus is the board's MQTT: its own broker, a client of another, or none.
@@ -71,7 +72,10 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, changed: make(chan struct{}, 1), health: health{patience: checkTime}, apps: applications{all: map[string]*deployment{}}}
+	a := &Agent{
+		cfg: cfg, log: log, changed: make(chan struct{}, 1), health: health{patience: checkTime},
+		apps: applications{all: map[string]*deployment{}}, boot: bootUUID(),
+	}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -197,7 +201,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return fanOut(ctx, a.store.Notify(), local, up) })
 	group.Go(func() error { return newDeliverer(a.store, isLocal, a.publish, a.log).run(ctx, local) })
 	if a.link != nil {
-		group.Go(func() error { return newDeliverer(a.store, isUplink, a.uplink, a.log).run(ctx, up) })
+		group.Go(func() error { return newDeliverer(uplinkBox{a.store}, isUplink, a.uplink, a.log).run(ctx, up) })
 		group.Go(func() error { return a.link.Run(ctx) })
 		group.Go(func() error { return a.manager.run(ctx) })
 		group.Go(func() error { return a.reporter(ctx) })

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,10 +53,28 @@ func (a *Agent) time() (time.Time, wire.ClockQuality) {
 // qualities of a clock, as messages of the outbox keep them: never another order.
 var qualities = []wire.ClockQuality{wire.ClockSynced, wire.ClockEstimated, wire.ClockUnsynced}
 
-// stamp is the time of what is published, and its place in qualities.
-func (a *Agent) stamp() (time.Time, byte) {
+// stamp is the time of what is published.
+func (a *Agent) stamp() store.Stamp {
 	now, quality := a.time()
-	return now, byte(slices.Index(qualities, quality))
+	return store.Stamp{At: time.UnixMilli(now.UnixMilli()), Clock: byte(slices.Index(qualities, quality)), Boot: a.boot, Up: sinceBoot()}
+}
+
+// sinceBoot is the time since the kernel's boot, sleep included: clock_gettime(2), CLOCK_BOOTTIME.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano()).Truncate(time.Millisecond)
+}
+
+// bootUUID is the kernel's boot id as bytes; zero where there is none.
+func bootUUID() (id [16]byte) {
+	b, err := hex.DecodeString(strings.ReplaceAll(bootID(), "-", ""))
+	if err == nil && len(b) == len(id) {
+		copy(id[:], b)
+	}
+	return id
 }
 
 // stamped gives the time of a message that was published, or the present one where it has none.

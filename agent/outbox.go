@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +28,36 @@ func isLocal(topic string) bool { return !isUplink(topic) }
 type outbox interface {
 	Outbox(after uint64, n int) ([]store.Message, error)
 	Delivered(ids ...uint64) error
+}
+
+// uplinkBox is the outbox to the fleet, all of its topics in one row.
+type uplinkBox struct{ *store.Store }
+
+func (b uplinkBox) Outbox(after uint64, n int) (all []store.Message, _ error) {
+	for _, l := range b.Lanes() {
+		messages, _, err := b.Uplinks(l.ID, after, n, 1<<30)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, messages...)
+	}
+	slices.SortFunc(all, func(a, b store.Message) int { return cmp.Compare(a.ID, b.ID) })
+	return all[:min(n, len(all))], nil
+}
+
+func (b uplinkBox) Delivered(ids ...uint64) error {
+	for _, l := range b.Lanes() {
+		messages, _, err := b.Uplinks(l.ID, 0, 1, 1)
+		if err != nil {
+			return err
+		}
+		if len(messages) > 0 && slices.Contains(ids, messages[0].ID) {
+			if err := b.DeliveredUplinks(map[uint64]uint64{l.ID: messages[0].ID}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // What one deliverer holds in memory is bounded; the rest stays in the store.

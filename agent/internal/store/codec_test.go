@@ -50,11 +50,11 @@ func FuzzValueKey(f *testing.F) {
 }
 
 func FuzzMessage(f *testing.F) {
-	f.Add(uint64(2), encodeMessage(Message{Application: "app", Topic: "a/b", Payload: []byte("x"), At: time.UnixMilli(5), Clock: 2}))
+	f.Add(uint64(2), encodeMessage(Message{Application: "app", Topic: "a/b", Payload: []byte("x"), Sequence: 9, Stamp: Stamp{time.UnixMilli(5), 2, [16]byte{1}, time.Second}}))
 	f.Add(uint64(1), encodeMessage(Message{Application: "app", Topic: "a/b", Payload: []byte("x"), QoS: 2, Retain: true}))
 	f.Add(uint64(2), []byte{3, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, id uint64, value []byte) {
-		m, err := decodeMessage(outboxKey(id), value)
+		m, err := decodeMessage(id, value)
 		if err != nil {
 			if m.Topic != "" || m.Payload != nil {
 				t.Fatalf("got %+v with %v", m, err)
@@ -92,13 +92,16 @@ func FuzzVerify(f *testing.F) {
 }
 
 func TestAMessageKeepsTheTimeAtWhichItWasPublished(t *testing.T) {
-	s := open(t, t.TempDir())
-	at := time.UnixMilli(1_800_000_000_123)
-	tx := s.Begin("app").Stamp(func() (time.Time, byte) { return at, 2 })
+	dir := t.TempDir()
+	s := open(t, dir)
+	stamp := Stamp{At: time.UnixMilli(1_800_000_000_123), Clock: 2, Boot: [16]byte{7}, Up: 5 * time.Second}
+	tx := s.Begin("app").Stamp(func() Stamp { return stamp })
 	must(t, tx.Publish("uplink:a", []byte("x"), 1, false))
 	must(t, tx.Commit(ctx))
-	m, err := s.Outbox(0, 1)
-	if err != nil || len(m) != 1 || !m[0].At.Equal(at) || m[0].Clock != 2 || string(m[0].Payload) != "x" {
+	must(t, s.Close())
+	s = open(t, dir)
+	m, _, err := s.Uplinks(s.Lanes()[0].ID, 0, 1, 1)
+	if err != nil || len(m) != 1 || m[0].Stamp != stamp || m[0].Sequence != 1 || string(m[0].Payload) != "x" {
 		t.Errorf("%+v, %v", m, err)
 	}
 }

@@ -18,9 +18,11 @@ type job struct {
 	check      func(table) error
 	writes     map[string][]byte // by row key; nil deletes
 	messages   []Message
-	taken      []uint64 // messages of the outbox that this event was made of, and that leave it with it
+	uplinks    []Message // that go to the fleet or to deferred hosts
+	taken      []uint64  // messages of the outbox that this event was made of, and that leave it with it
 	size       int
-	quota      *quota // nil: none
+	quota      *quota                // nil: none
+	with       func(*grouping) error // changes what waits for the fleet; nil: nothing
 	durability Durability
 
 	inGroup   bool // under Store.mu, like withdrawn

@@ -49,8 +49,9 @@ func (s *Store) run() {
 // work of one write.
 type work struct {
 	group     []*job
-	delivered []uint64 // rows of the outbox to remove
-	flush     bool     // what was postponed is due
+	delivered []uint64          // rows of the outbox to remove
+	cuts      map[uint64]uint64 // of messages to the fleet: by lane, up to which id
+	flush     bool              // what was postponed is due
 }
 
 // take what the next write is of; next is when to look again where it is of nothing.
@@ -61,7 +62,8 @@ func (s *Store) take(now time.Time, closing, flush bool) (w work, next time.Time
 		w.group = s.takeGroup()
 	}
 	w.delivered = slices.Sorted(maps.Keys(s.delivered))
-	if len(w.delivered)+len(s.lazy) > 0 {
+	w.cuts = maps.Clone(s.cuts)
+	if len(w.delivered)+len(w.cuts)+len(s.lazy) > 0 {
 		if s.lazyDue.IsZero() {
 			s.lazyDue = now.Add(s.lazyDelay)
 		}
@@ -99,10 +101,14 @@ func (s *Store) takeGroup() (group []*job) {
 
 // write a group, with what was postponed before it. A job whose check fails is left out. A failed write fails all others.
 func (s *Store) write(w work) {
-	g := &grouping{s: s, outbox: s.outboxBytes.Load(), id: s.mark.id, changed: map[string][]byte{}, refused: map[*job]error{}, usage: usage{}}
+	s.ruling.Lock()
+	defer s.ruling.Unlock()
+	g := &grouping{s: s, outbox: s.outboxBytes.Load(), id: s.mark.id, changed: map[string][]byte{}, refused: map[*job]error{}, usage: usage{},
+		laneChanges: newLaneChanges(), cuts: w.cuts}
 	durable := false
 	err := s.read(func(t table) error {
 		g.table = t
+		g.cutDelivered() // before the jobs, so that they find the room
 		durable = g.apply(w.group) || w.flush
 		if durable {
 			g.tidy(w.delivered)
@@ -139,6 +145,7 @@ func (s *Store) committed(g *grouping) {
 	s.dropped.Add(g.dropped)
 	s.mu.Lock()
 	s.usage.add(g.usage)
+	s.committedLanes(g)
 	s.mu.Unlock()
 	s.forget(g.gone)
 }
@@ -155,6 +162,9 @@ type grouping struct {
 	outbox   int64    // bytes in the outbox
 	gone     []uint64 // delivered messages that are removed
 	dropped  uint64
+	laneChanges
+	cuts map[uint64]uint64 // up to where lanes were delivered
+	now  Stamp             // of the newest message to the fleet
 }
 
 // apply the jobs that can be; durable when one of them wants it so.
@@ -177,6 +187,14 @@ func (g *grouping) apply(group []*job) (durable bool) {
 			if taken, size, err = g.find(j.taken); err != nil {
 				return err
 			}
+			if !g.fits(j.uplinks) {
+				return ErrConflict
+			}
+			if j.with != nil {
+				if err := j.with(g); err != nil {
+					return err
+				}
+			}
 			return g.accept(j)
 		})
 		if err != nil {
@@ -188,6 +206,7 @@ func (g *grouping) apply(group []*job) (durable bool) {
 		g.accepted = append(g.accepted, j)
 		durable = durable || j.durability != Memory
 	}
+	g.tidyUplinks()
 	return durable || g.s.lazyBytes > maxLazy
 }
 
@@ -221,6 +240,7 @@ func (g *grouping) write(j *job) {
 		g.outbox += int64(len(value))
 	}
 	g.put(rows)
+	g.uplinks(j.uplinks)
 }
 
 // find the messages that are in the outbox: as rows to drop, and their size there.

@@ -259,6 +259,7 @@ func (s *Store) openJournal(known bool, now time.Time) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if known {
 			s.log.Error("the journal of the store is missing: what was committed since its last fold is lost", "path", path)
+			s.skipIDs()
 		}
 		return s.newJournal(path)
 	}
@@ -306,7 +307,17 @@ func (s *Store) openJournal(known bool, now time.Time) error {
 		return err
 	}
 	s.recovered = aside
+	s.skipIDs()
 	return s.newJournal(path)
+}
+
+// skipIDs that what is lost of the journal may have used: the fleet would take new messages under them for repeats. A journal has no room for
+// so many.
+func (s *Store) skipIDs() {
+	s.mark.id += 1 << 20
+	if err := s.update(func(tx *bolt.Tx) error { return s.mark.put(tx) }); err != nil { // a full disk must not keep a board from starting
+		s.log.Warn("skip ids of messages that may have been used", "path", s.path, "error", err)
+	}
 }
 
 // newJournal where there is none. A disk that has no room for it costs flash wear, and nothing else.

@@ -223,6 +223,10 @@ func openFile(path string, log *slog.Logger, now time.Time) (*Store, error) {
 		log:         log,
 		pending:     map[string][]*job{},
 		delivered:   map[uint64]struct{}{},
+		cuts:        map[uint64]uint64{},
+		lanes:       newLanes(),
+		uplinkDrops: map[string]uint64{},
+		said:        map[drop]announced{},
 		usage:       usage{},
 		wake:        make(chan struct{}, 1),
 		quit:        make(chan struct{}),
@@ -301,15 +305,23 @@ func (s *Store) prepare(torn bool, now time.Time) error {
 	}
 	s.durable.Store(s.mark.id)
 	err = s.read(s.surveyRows)
-	if err != nil || len(s.unreadable) == 0 {
+	if err != nil || len(s.unreadable)+len(s.misplaced) == 0 {
 		return err
 	}
-	drop := map[string][]byte{}
+	changed := map[string][]byte{}
 	for _, k := range s.unreadable {
-		drop[string(k)] = nil
+		changed[string(k)] = nil
 	}
-	s.unreadable = nil
-	return s.persist(&grouping{changed: drop, id: s.mark.id})
+	for _, m := range s.misplaced {
+		key := uplinkKey(laneID(m.Application, m.Topic), m.ID)
+		value := seal(key, encodeMessage(m))
+		changed[string(outboxKey(m.ID))], changed[string(key)] = nil, value
+		if err := s.surveyUplink(key, value); err != nil {
+			return err
+		}
+	}
+	s.unreadable, s.misplaced = nil, nil
+	return s.persist(&grouping{changed: changed, id: s.mark.id})
 }
 
 // surveyRows reads all rows once. A damaged one is logged: losing one value is better than setting everything aside. A
@@ -321,13 +333,24 @@ func (s *Store) surveyRows(t table) error {
 		if _, err := unseal(k, row); err != nil {
 			s.damaged++
 			s.log.Error("row of the store is damaged", "path", s.path, "error", err)
-			if k[0] == kindRecord || k[0] == kindOutbox {
+			if k[0] == kindRecord || k[0] == kindOutbox || k[0] == kindUplink || k[0] == kindStream {
 				s.unreadable = append(s.unreadable, bytes.Clone(k))
 				return true, nil
 			}
 		}
-		if k[0] == kindOutbox {
+		switch k[0] {
+		case kindOutbox:
+			if m, err := readMessage(k, row); err == nil && isUplink(m.Topic) {
+				s.misplaced = append(s.misplaced, m)
+				return true, nil
+			}
 			s.outboxBytes.Add(int64(len(row)))
+		case kindUplink, kindStream:
+			if err := s.surveyUplink(k, row); err != nil {
+				s.damaged++
+				s.log.Error("row of the store is damaged", "path", s.path, "error", err)
+				s.unreadable = append(s.unreadable, bytes.Clone(k))
+			}
 		}
 		s.usage.row(k, row, 1)
 		return true, nil

@@ -1,11 +1,8 @@
 package store
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
-// Message in the outbox.
+// Message in an outbox.
 type Message struct {
 	ID          uint64 // grows; never given twice
 	Application string // that published it
@@ -13,11 +10,11 @@ type Message struct {
 	Payload     []byte
 	QoS         byte
 	Retain      bool
-	At          time.Time // when it was published, in milliseconds; zero: nobody said
-	Clock       byte      // how good that time is, in the board's own terms
+	Sequence    uint64 // of its topic, from 1 without gaps; of messages to the fleet
+	Stamp              // when it was published
 }
 
-// Outbox gives up to n messages with an ID above after, oldest first: only such as are on the disk and not delivered.
+// Outbox gives up to n messages to the board's bus with an ID above after, oldest first: only such as are on the disk and not delivered.
 // A damaged one is an error that names its id, after the good ones before it were given; Delivered drops it.
 func (s *Store) Outbox(after uint64, n int) (messages []Message, err error) {
 	s.mu.Lock()
@@ -57,11 +54,15 @@ func (s *Store) Outbox(after uint64, n int) (messages []Message, err error) {
 }
 
 func readMessage(key, row []byte) (Message, error) {
+	id, err := outboxID(key)
+	if err != nil {
+		return Message{}, err
+	}
 	v, err := unseal(key, row)
 	if err != nil {
 		return Message{}, err
 	}
-	return decodeMessage(key, v)
+	return decodeMessage(id, v)
 }
 
 // Notify gives a channel that receives after commits that add messages. It holds one token: look into the outbox until it is empty.

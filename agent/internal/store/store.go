@@ -24,16 +24,18 @@ import (
 
 // Limits. A value over one of them is refused before anything is written, with an error that names the limit.
 const (
-	MaxBlob    = 64 << 20 // bytes of one blob
-	MaxRecord  = 4 << 20  // bytes of one record
-	MaxBlock   = 1 << 20  // bytes of one block of a transfer
-	MaxName    = 255      // bytes of the name of an application or of a keyvalue store
-	MaxKey     = 1 << 10  // bytes of a keyvalue key or a record's key
-	MaxValue   = 1 << 20  // bytes of a keyvalue value
-	MaxTopic   = 65535    // bytes, MQTT's own limit
-	MaxPayload = 1 << 20  // bytes of a published payload
-	MaxTx      = 8 << 20  // bytes that one transaction writes and publishes
-	MaxOutbox  = 64 << 20 // bytes that wait in the outbox; beyond it the oldest messages are dropped and counted
+	MaxBlob     = 64 << 20            // bytes of one blob
+	MaxRecord   = 4 << 20             // bytes of one record
+	MaxBlock    = 1 << 20             // bytes of one block of a transfer
+	MaxName     = 255                 // bytes of the name of an application or of a keyvalue store
+	MaxKey      = 1 << 10             // bytes of a keyvalue key or a record's key
+	MaxValue    = 1 << 20             // bytes of a keyvalue value
+	MaxTopic    = 65535               // bytes, MQTT's own limit
+	MaxPayload  = 1 << 20             // bytes of a published payload
+	MaxDeferred = MaxPayload + 64<<10 // bytes of a deferred request: a payload and its headers
+	MaxTx       = 8 << 20             // bytes that one transaction writes and publishes
+	MaxOutbox   = 64 << 20            // bytes that wait for the board's bus; beyond it the oldest messages are dropped and counted
+	MaxUplinks  = 64 << 20            // bytes that wait for the fleet and for deferred hosts, where nothing else is said
 )
 
 // Errors that callers branch on.
@@ -83,6 +85,14 @@ type Store struct {
 	pending   map[string][]*job   // jobs that are queued or being written, by the key they write, oldest first
 	usage     usage               // of keyvalue stores, as of the last commit
 	delivered map[uint64]struct{} // outbox rows to remove with a coming commit
+	cuts      map[uint64]uint64   // the same of messages to the fleet: by lane, up to which id
+
+	lanes       lanes
+	uplinkDrops map[string]uint64  // messages to the fleet that were dropped since Open, by why
+	said        map[drop]announced // of drops
+
+	ruling  sync.Mutex // held while a group is written, and while the rules of messages to the fleet change; taken before mu
+	expired Stamp      // when the committer looked for old ones
 
 	wake    chan struct{} // one token: the queue or delivered has something new
 	quit    chan struct{}
@@ -96,6 +106,7 @@ type Store struct {
 	durable     atomic.Uint64 // the newest outbox id that is on the disk
 	damaged     int           // rows that didn't match their checksum at Open
 	unreadable  [][]byte      // of those, the records and messages, until clean has dropped them
+	misplaced   []Message     // to the fleet, among those to the board's bus, where they were before they had lanes; until prepare has moved them
 	dropped     atomic.Uint64
 	commits     atomic.Uint64
 	stage       atomic.Uint64 // names the blobs that are being stored
@@ -309,7 +320,7 @@ func (t table) check(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		value, err := unseal(k, row)
+		_, err := unseal(k, row)
 		if err != nil {
 			return false, err
 		}
@@ -318,7 +329,11 @@ func (t table) check(ctx context.Context) error {
 		case kindValue:
 			_, _, _, err = parseValueKey(k)
 		case kindOutbox:
-			_, err = decodeMessage(k, value)
+			_, err = readMessage(k, row)
+		case kindUplink:
+			_, err = readUplink(k, row)
+		case kindStream:
+			_, _, err = readStream(k, row)
 		default:
 			err = fmt.Errorf("%w: row %q of an unknown kind", ErrDamaged, k)
 		}

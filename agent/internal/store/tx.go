@@ -10,7 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Tx is one event's transaction over one application's keyvalue data and the outbox. It holds all writes in memory until
@@ -25,10 +24,11 @@ type Tx struct {
 	reads       map[string]digest // what was there at the first read
 	lists       []listed
 	messages    []Message
-	once        []string // rows that must not be as they are written
-	taken       []uint64 // messages that must be in the outbox still, and leave it
-	quota       *quota   // nil: none
-	stamp       func() (time.Time, byte)
+	uplinks     []Message // to the fleet and to deferred hosts
+	once        []string  // rows that must not be as they are written
+	taken       []uint64  // messages that must be in the outbox still, and leave it
+	quota       *quota    // nil: none
+	stamp       func() Stamp
 	durability  Durability
 	size        int
 	conflict    bool
@@ -228,39 +228,10 @@ func (t *Tx) extraKeys(prefix, from []byte, theirs map[string]bool) []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// Publish adds a message that leaves after the commit, through the outbox. A payload has at most MaxPayload bytes.
-func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error {
-	switch {
-	case t.over:
-		return errors.New("publish: the transaction is over")
-	case t.application == "" || len(t.application) > MaxName:
-		return fmt.Errorf("publish: application name of %d bytes, want 1 to %d", len(t.application), MaxName)
-	case topic == "" || len(topic) > MaxTopic:
-		return fmt.Errorf("publish: topic of %d bytes, want 1 to %d", len(topic), MaxTopic)
-	case qos > 2:
-		return fmt.Errorf("publish to %q: QoS %d, want 0 to 2", topic, qos)
-	case len(payload) > MaxPayload:
-		return fmt.Errorf("publish to %q: %w: payload of %d bytes, at most %d", topic, ErrTooLarge, len(payload), MaxPayload)
-	}
-	if err := t.grow(len(topic) + len(payload)); err != nil {
-		return fmt.Errorf("publish to %q: %w", topic, err)
-	}
-	m := Message{Application: t.application, Topic: topic, Payload: append([]byte{}, payload...), QoS: qos, Retain: retain}
-	if t.stamp != nil {
-		m.At, m.Clock = t.stamp()
-	}
-	t.messages = append(t.messages, m)
-	return nil
-}
-
-// Stamp gives the messages of the transaction the time that now tells, and how good it is.
-func (t *Tx) Stamp(now func() (time.Time, byte)) *Tx {
-	t.stamp = now
-	return t
-}
-
 // Writes reports whether there is anything to commit.
-func (t *Tx) Writes() bool { return len(t.writes) > 0 || len(t.messages) > 0 || len(t.taken) > 0 }
+func (t *Tx) Writes() bool {
+	return len(t.writes) > 0 || len(t.messages) > 0 || len(t.uplinks) > 0 || len(t.taken) > 0
+}
 
 // Commit everything or nothing; returns when it is durable, if Durable says nothing else. Commits of many events share one fsync, and one that is alone
 // waits for nobody. ErrConflict: run the event again. When ctx ends before the commit was taken up, it is withdrawn and the
@@ -279,7 +250,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	var err error
 	switch {
 	case t.Writes():
-		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, taken: t.taken, size: t.size, quota: t.quota, durability: t.durability})
+		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, uplinks: t.uplinks, taken: t.taken, size: t.size, quota: t.quota, durability: t.durability})
 	case len(t.reads)+len(t.lists) > 0:
 		if err = t.s.settle(ctx, t); err == nil {
 			err = t.s.read(t.check)
