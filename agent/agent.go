@@ -24,8 +24,8 @@ import (
 	httptrigger "dunlin.dev/dunlin/agent/internal/trigger/http"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 	timertrigger "dunlin.dev/dunlin/agent/internal/trigger/timer"
+	"dunlin.dev/dunlin/agent/internal/uplink"
 	"dunlin.dev/dunlin/fleet/trust"
-	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // drainTime is how long a version that is replaced, or a source that stops, may finish what it began.
@@ -48,8 +48,9 @@ type Agent struct {
 	unpacked    *files.Unpacked
 	directories directories
 
-	link    *link.Link // nil without a fleet, as is manager
+	link    *link.Link // nil without a fleet, as are manager and uplink
 	manager *manager
+	uplink  *uplink.Sender
 	changed chan struct{} // holds one: there is something new to report
 	health  health
 	self    *runner.Runner // of the agent's event to itself
@@ -84,6 +85,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if a.store, err = store.Open(cfg.State, log, time.Now); err != nil {
 		return nil, err
 	}
+	a.store.SetUplinkLimits(cfg.Uplink.limits)
 	a.loadGood()
 	if a.inbox, err = inbox.Open(a.store, inbox.Limits{}, log.With("source", "mqtt")); err != nil {
 		return nil, err
@@ -136,9 +138,10 @@ func (a *Agent) join(f Fleet) error {
 		Silence:   a.cfg.silence,
 		Now:       a.now,
 		Hello:     a.hello,
-		OnUp:      func() { a.manager.linkUp(); a.report() },
+		OnUp:      func() { a.manager.linkUp(); a.uplink.Up(); a.report() },
 		OnDesired: a.manager.offer,
 	}, a.log.With("source", "fleet"))
+	a.uplink = a.newUplink()
 	return a.restore(g.state)
 }
 
@@ -199,9 +202,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	local, up := make(chan struct{}, 1), make(chan struct{}, 1)
 	group.Go(func() error { return fanOut(ctx, a.store.Notify(), local, up) })
-	group.Go(func() error { return newDeliverer(a.store, isLocal, a.publish, a.log).run(ctx, local) })
+	group.Go(func() error { return newDeliverer(a.store, a.publish, a.log).run(ctx, local) })
 	if a.link != nil {
-		group.Go(func() error { return newDeliverer(uplinkBox{a.store}, isUplink, a.uplink, a.log).run(ctx, up) })
+		group.Go(func() error { return a.uplink.Run(ctx, up) })
 		group.Go(func() error { return a.link.Run(ctx) })
 		group.Go(func() error { return a.manager.run(ctx) })
 		group.Go(func() error { return a.reporter(ctx) })
@@ -256,17 +259,6 @@ func fanOut(ctx context.Context, from <-chan struct{}, to ...chan struct{}) erro
 
 func (a *Agent) publish(ctx context.Context, m store.Message) error {
 	return a.bus.Publish(ctx, mqtttrigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Outbox: m.ID})
-}
-
-func (a *Agent) uplink(ctx context.Context, m store.Message) error {
-	at, clock := a.stamped(m) // its own, so that sent again it is the same bytes
-	err := a.link.Data(ctx, wire.Data{ID: m.ID, At: at.UnixMilli(), Clock: clock, Application: m.Application, Topic: m.Topic[len(uplinkPrefix):], Payload: m.Payload})
-	if err != nil && !passing(err) {
-		// No later attempt is better, and what waits behind it must not wait for ever.
-		a.log.Error("a message to the fleet can't be sent and is dropped", "application", m.Application, "topic", m.Topic, "cause", err)
-		return nil
-	}
-	return err
 }
 
 // Close frees everything, the database last. Run has returned by then.

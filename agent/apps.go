@@ -330,6 +330,11 @@ func (a *Agent) replace(app string, d *deployment) (old *deployment, err error) 
 		put(old)
 		return nil, errors.Join(err, a.bind())
 	}
+	var rules []store.UplinkRule // what a retired application left behind waits by the board's own
+	if d != nil {
+		rules = uplinkRules(d.manifest)
+	}
+	a.store.SetUplinkRules(app, rules)
 	return old, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"dunlin.dev/dunlin/agent/internal/reconcile"
+	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/fleet/manifest"
 	"dunlin.dev/dunlin/fleet/wire"
 )
@@ -29,6 +30,7 @@ type Config struct {
 	Labels map[string]string `toml:"labels"` // what rollouts select this board by
 	Bus    Bus               `toml:"bus"`
 	Fleet  *Fleet            `toml:"fleet"` // nil: no fleet
+	Uplink Uplink            `toml:"uplink"`
 
 	Version string    `toml:"-"` // of the program
 	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
@@ -59,6 +61,54 @@ type Fleet struct {
 	URL       string `toml:"url"`    // mqtt://host[:port] of the fleet server
 	Root      string `toml:"root"`   // file: the fleet's root.json, where all trust starts
 	TokenFile string `toml:"token_file"`
+}
+
+// Uplink bounds what waits on the board to leave it, and how fast it does; empty fields are the defaults.
+type Uplink struct {
+	Bytes string `toml:"bytes"` // that wait, "64MiB"
+	Age   string `toml:"age"`   // older messages are dropped, "720h"; none are by default
+	Rate  string `toml:"rate"`  // of what waited while the link was down, a second: "32KiB"; "off": as fast as the link takes it
+
+	limits store.UplinkLimits
+	rate   int64 // bytes a second; 0: off
+}
+
+// defaultRate is a quarter of a megabit a second: what a poor cellular link stands beside its live messages.
+const defaultRate = 32 << 10
+
+func (u *Uplink) complete() error {
+	u.limits.Bytes, u.rate = store.MaxUplinks, defaultRate
+	size := func(key, value string, low, high int64, into *int64) error {
+		if value == "" {
+			return nil
+		}
+		n, err := manifest.ParseSize(value)
+		if err != nil {
+			return fmt.Errorf("check config: %s: %w", key, err)
+		}
+		if n < low || n > high {
+			return fmt.Errorf("check config: %s is %q, want %d to %d bytes", key, value, low, high)
+		}
+		*into = n
+		return nil
+	}
+	if err := size("uplink.bytes", u.Bytes, 64<<10, 1<<40, &u.limits.Bytes); err != nil {
+		return err
+	}
+	if u.Rate == off {
+		u.rate = 0
+	} else if err := size("uplink.rate", u.Rate, 64, 1<<40, &u.rate); err != nil {
+		return err
+	}
+	if u.Age == "" {
+		return nil
+	}
+	age, err := time.ParseDuration(u.Age)
+	if err != nil || age < time.Second {
+		return fmt.Errorf("check config: uplink.age is %q, want a duration from 1s, as in %q", u.Age, "720h")
+	}
+	u.limits.Age = age
+	return nil
 }
 
 // LoadConfig reads and checks a file. Unknown keys are errors with their line and column.
@@ -109,6 +159,9 @@ func (c *Config) complete() error {
 	}
 	if c.Listen == "" {
 		c.Listen = ":8080"
+	}
+	if err := c.Uplink.complete(); err != nil {
+		return err
 	}
 	if err := errors.Join(checkListen("listen", c.Listen), checkListen("bus.listen", c.Bus.Listen), checkLabels(c.Labels)); err != nil {
 		return err

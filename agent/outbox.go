@@ -1,12 +1,9 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	mathrand "math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,47 +14,10 @@ import (
 	"dunlin.dev/dunlin/agent/internal/store"
 )
 
-// uplinkPrefix marks a topic that goes to the fleet and not to the board's bus.
-const uplinkPrefix = "uplink:"
-
-func isUplink(topic string) bool { return strings.HasPrefix(topic, uplinkPrefix) }
-
-func isLocal(topic string) bool { return !isUplink(topic) }
-
 // outbox is what a deliverer needs of the store.
 type outbox interface {
 	Outbox(after uint64, n int) ([]store.Message, error)
 	Delivered(ids ...uint64) error
-}
-
-// uplinkBox is the outbox to the fleet, all of its topics in one row.
-type uplinkBox struct{ *store.Store }
-
-func (b uplinkBox) Outbox(after uint64, n int) (all []store.Message, _ error) {
-	for _, l := range b.Lanes() {
-		messages, _, err := b.Uplinks(l.ID, after, n, 1<<30)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, messages...)
-	}
-	slices.SortFunc(all, func(a, b store.Message) int { return cmp.Compare(a.ID, b.ID) })
-	return all[:min(n, len(all))], nil
-}
-
-func (b uplinkBox) Delivered(ids ...uint64) error {
-	for _, l := range b.Lanes() {
-		messages, _, err := b.Uplinks(l.ID, 0, 1, 1)
-		if err != nil {
-			return err
-		}
-		if len(messages) > 0 && slices.Contains(ids, messages[0].ID) {
-			if err := b.DeliveredUplinks(map[uint64]uint64{l.ID: messages[0].ID}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // What one deliverer holds in memory is bounded; the rest stays in the store.
@@ -66,11 +26,10 @@ const (
 	maxLane  = 32  // messages of one topic
 )
 
-// deliverer sends committed messages to one destination: those of a topic one after the other, topics beside each other, so
+// deliverer sends committed messages to the board's bus: those of a topic one after the other, topics beside each other, so
 // that a slow or absent receiver of one holds up no other, however many messages wait for it.
 type deliverer struct {
 	box  outbox
-	mine func(topic string) bool
 	send func(context.Context, store.Message) error
 	log  *slog.Logger
 
@@ -87,8 +46,8 @@ type lane struct {
 	idle   bool            // nothing is under way: the lane only stops newer messages from overtaking those passed over
 }
 
-func newDeliverer(box outbox, mine func(string) bool, send func(context.Context, store.Message) error, log *slog.Logger) *deliverer {
-	return &deliverer{box: box, mine: mine, send: send, log: log, lanes: map[string]*lane{}, again: make(chan struct{}, 1)}
+func newDeliverer(box outbox, send func(context.Context, store.Message) error, log *slog.Logger) *deliverer {
+	return &deliverer{box: box, send: send, log: log, lanes: map[string]*lane{}, again: make(chan struct{}, 1)}
 }
 
 // run delivers until ctx ends. wake tells of new messages; nothing else makes it look.
@@ -107,9 +66,7 @@ func (d *deliverer) run(ctx context.Context, wake <-chan struct{}) error {
 			}
 			for _, m := range messages {
 				after = m.ID
-				if d.mine(m.Topic) {
-					d.put(ctx, group, newest, m)
-				}
+				d.put(ctx, group, newest, m)
 			}
 			if len(messages) == batch {
 				continue

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 
+	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/store/storetest"
 	"dunlin.dev/dunlin/fleet/wire"
 	"dunlin.dev/dunlin/test/guests"
@@ -386,17 +388,18 @@ func TestAMessageThatTheFleetCantTakeHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	b := boardOf(t, f)
-	for _, payload := range [][]byte{make([]byte, wire.MaxDataPayload+1), []byte("small")} {
+	if err := b.agent.store.Begin(app).Publish("uplink:readings", make([]byte, wire.MaxDataPayload+1), 1, false); !errors.Is(err, store.ErrTooLarge) {
+		t.Errorf("publishing what no message to the fleet can hold: %v", err)
+	}
+	for _, topic := range []string{"uplink:a/#", "uplink:a"} { // the first is no topic; a handler is told so
 		tx := b.agent.store.Begin(app)
-		must(t, tx.Publish("uplink:readings", payload, 1, false))
+		must(t, tx.Publish(topic, []byte("x"), 1, false))
 		must(t, tx.Commit(context.Background()))
 	}
-	f.await("the board is here", func(wire.Reported) bool { return true })
-	eventually(t, "the outbox is empty", func() bool {
-		messages, err := b.agent.store.Outbox(0, 10)
-		must(t, err)
-		return len(messages) == 0
-	})
+	eventually(t, "the outbox is empty", func() bool { return len(b.agent.store.Lanes()) == 0 })
+	if r := b.agent.outboxReport(); r.Dropped[store.DroppedRefused] != 1 {
+		t.Errorf("reported: %+v", r)
+	}
 	if log := b.log.String(); !strings.Contains(log, "can't be sent and is dropped") {
 		t.Error("the log does not say what was dropped")
 	}

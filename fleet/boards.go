@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/fleet/internal/broker"
-	"dunlin.dev/dunlin/fleet/internal/store"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
@@ -64,7 +63,7 @@ func (b *boards) Receive(m broker.Message) error {
 		if err != nil {
 			return b.drop(m, err)
 		}
-		_, err = b.store.AddUplink(store.Uplink{Device: m.Device, Received: b.cfg.Now().UTC(), Data: d}, wire.Sum(m.Payload), b.cfg.MaxUplinks)
+		_, err = b.store.AddUplinks(m.Device, b.cfg.Now().UTC(), d, b.cfg.MaxUplinks)
 		return err
 	case wire.ChannelLog:
 		l, err := wire.UnmarshalLog(m.Payload)

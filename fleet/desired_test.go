@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -245,37 +244,6 @@ func TestGenerationGrowsPastARestoredBackup(t *testing.T) {
 	b.report(wire.Reported{Generation: 1<<64 - 1}) // a board that lies harms nobody
 	if d, err := s.client().Device(t.Context(), "board"); err != nil || d.Generation.Desired != 42 {
 		t.Errorf("generation %+v, %v; want 42 still", d.Generation, err)
-	}
-}
-
-func TestUplinkDataArrivesOnce(t *testing.T) {
-	s := start(t, fleet.Config{MaxUplinks: 3})
-	found(t, s)
-	b := connect(t, s, "board", nil)
-	for _, id := range []uint64{1, 2, 2, 1, 3, 4} {
-		p, err := wire.MarshalData(wire.Data{ID: id, At: 1000, Clock: wire.ClockSynced, Application: "greenhouse", Topic: "alerts/door", Payload: []byte{byte(id)}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		must(t, b.c.Publish(topic("board", wire.ChannelData), 1, false, p))
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.http+"/v1/data?device=board", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+s.secret(fleet.AdminTokenFile))
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var buf bytes.Buffer
-	if _, err := buf.ReadFrom(resp.Body); err != nil {
-		t.Fatal(err)
-	}
-	// The oldest of four went: three are kept.
-	if got := strings.Count(buf.String(), `"topic":"alerts/door"`); got != 3 || !strings.Contains(buf.String(), `"payload":"BA=="`) || strings.Contains(buf.String(), `"payload":"AQ=="`) {
-		t.Errorf("%d messages: %s", got, &buf)
 	}
 }
 

@@ -107,7 +107,7 @@ func (t *table) size(key string, low, high, otherwise int64) int64 {
 	if !ok {
 		return otherwise
 	}
-	n, err := parseSize(s)
+	n, err := ParseSize(s)
 	if err != nil {
 		t.f.add(e.value.at, "%s in %s: %v", key, t.name, err)
 		return otherwise
@@ -226,7 +226,8 @@ var units = []struct {
 	bytes  int64
 }{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1}}
 
-func parseSize(s string) (int64, error) {
+// ParseSize reads a size with its unit, "64KiB", in bytes.
+func ParseSize(s string) (int64, error) {
 	for _, u := range units {
 		digits, ok := strings.CutSuffix(s, u.suffix)
 		if !ok {

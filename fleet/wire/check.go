@@ -152,7 +152,19 @@ func (m *Reported) check() error {
 		}
 	}
 	if m.Refused != nil {
-		return text("reason", m.Refused.Reason, MaxErrorBytes)
+		if err := text("reason", m.Refused.Reason, MaxErrorBytes); err != nil {
+			return err
+		}
+	}
+	if o := m.Outbox; o != nil {
+		if o.Messages < 0 || o.Bytes < 0 || len(o.Dropped) > MaxLabels {
+			return fmt.Errorf("outbox of %d messages with %d bytes, dropped for %d reasons", o.Messages, o.Bytes, len(o.Dropped))
+		}
+		for why := range o.Dropped {
+			if err := CheckName("reason", why); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -67,6 +67,14 @@ type Reported struct {
 	Counters   Counters        `json:"counters"`
 	Frozen     bool            `json:"frozen,omitempty"` // metadata expired: runs on, installs nothing
 	Trust      TrustReport     `json:"trust"`
+	Outbox     *OutboxReport   `json:"outbox,omitempty"` // nil where nothing waits and nothing was dropped
+}
+
+// OutboxReport is what waits on a board to leave it: messages to the fleet and deferred requests.
+type OutboxReport struct {
+	Messages int               `json:"messages"`
+	Bytes    int64             `json:"bytes"`
+	Dropped  map[string]uint64 `json:"dropped,omitempty"` // messages since the agent started, by why: age, full, disk, refused
 }
 
 // AppReport is one application on a board: the version that runs or is on its way.

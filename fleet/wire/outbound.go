@@ -142,6 +142,15 @@ func (o Outbound) Allows(scheme, host string, port uint16) bool {
 	return o.host == host
 }
 
+// CheckDeferred checks a host to which requests are deferred: an outbound host, but not the application's own routes.
+func CheckDeferred(s string) error {
+	o, err := ParseOutbound(s)
+	if err == nil && o.host == hostSelf {
+		err = fmt.Errorf("outbound host %q can't be deferred to: the application itself is always there", s)
+	}
+	return err
+}
+
 // Names reports whether this allows exactly this host and port, by no wildcard, network or range: a grant that can only have
 // been meant.
 func (o Outbound) Names(scheme, host string, port uint16) bool {

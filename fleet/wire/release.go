@@ -22,6 +22,7 @@ type Release struct {
 	Floor       string               `json:"floor,omitempty"` // boards that saw this refuse lower versions from then on
 	Components  map[string]Component `json:"components"`
 	Triggers    Triggers             `json:"triggers"`
+	Uplinks     []UplinkRule         `json:"uplinks,omitempty"` // of messages to the fleet; the first that matches a topic counts
 }
 
 // Component is one WebAssembly component: its bytes by digest, what it may do, and its limits. All is denied unless named.
@@ -30,6 +31,7 @@ type Component struct {
 	Size        int64             `json:"size"`                  // bytes
 	Environment map[string]string `json:"environment,omitempty"` // wasi:cli/environment
 	Outbound    []string          `json:"outbound,omitempty"`    // allowed outbound hosts: scheme://host[:port], see ParseOutbound
+	Deferred    []string          `json:"deferred,omitempty"`    // hosts as in Outbound: requests to them that change something wait for the network
 	KeyValue    []string          `json:"key_value,omitempty"`   // stores that it may open
 	BlobStores  []string          `json:"blob_stores,omitempty"` // wasi:blobstore containers that it may open
 	Publish     []string          `json:"publish,omitempty"`     // topic filters: local bus, or "uplink:" and a filter
@@ -256,6 +258,14 @@ func (m *Release) check() error {
 			return fmt.Errorf("component %s: %w", name, err)
 		}
 	}
+	if n := len(m.Uplinks); n > MaxUplinkRules {
+		return fmt.Errorf("%d rules for uplinks, limit is %d", n, MaxUplinkRules)
+	}
+	for _, r := range m.Uplinks {
+		if err := r.check(); err != nil {
+			return err
+		}
+	}
 	return m.checkTriggers()
 }
 
@@ -278,6 +288,11 @@ func (c Component) check() error {
 	}
 	for _, o := range c.Outbound {
 		if _, err := ParseOutbound(o); err != nil {
+			return err
+		}
+	}
+	for _, d := range c.Deferred {
+		if err := CheckDeferred(d); err != nil {
 			return err
 		}
 	}

@@ -119,8 +119,9 @@ var when = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 func sampleRelease() Release {
 	return Release{Format: ReleaseFormat, Application: "greenhouse", Version: "1.4.0", Floor: "1.2.0",
-		Components: map[string]Component{"climate": {Digest: Sum([]byte("wasm")), Size: 4, Environment: map[string]string{"TZ": "UTC"}, Outbound: []string{"https://api.example.com"}, BlobStores: []string{"photos"},
+		Components: map[string]Component{"climate": {Digest: Sum([]byte("wasm")), Size: 4, Environment: map[string]string{"TZ": "UTC"}, Outbound: []string{"https://api.example.com"}, Deferred: []string{"https://*.example.com"}, BlobStores: []string{"photos"},
 			KeyValue: []string{"default"}, Publish: []string{"alerts/#", "uplink:alerts/#"}, Variables: map[string]string{"threshold": "<28 & \"ü\">"}, Files: &Blob{Sum([]byte("files")), 5}, Directory: "/data", Limits: DefaultLimits()}},
+		Uplinks: []UplinkRule{{Topic: "alerts/#", Priority: PriorityHigh, Reject: true}, {Topic: "readings/+", Priority: PriorityLow, Bytes: 1 << 20, Age: Duration(24 * time.Hour)}},
 		Triggers: Triggers{
 			HTTP:  []HTTPTrigger{{ID: "climate.http", Route: "/climate/...", Component: "climate"}},
 			MQTT:  []MQTTTrigger{{ID: "climate.mqtt", Topic: "tele/+/SENSOR", QoS: 1, MessageID: "json:/id", Unordered: true, Component: "climate"}},
@@ -181,7 +182,7 @@ func writeVectors(t *testing.T) {
 		Apps:     []AppReport{{Application: "greenhouse", Version: "1.4.0", Release: Sum([]byte("m")), Phase: PhaseFetching, Progress: p, Error: "x\u2028<y>"}},
 		Refused:  &Refusal{Generation: 6, Reason: "verify director 6: for another device"},
 		Triggers: []TriggerReport{{Application: "greenhouse", ID: "climate.mqtt", Status: TriggerDegraded, Detail: "no broker"}},
-		Counters: Counters{Handled: 5, Failed: 1}, Frozen: true, Trust: TrustReport{Root: 1, Timestamp: 9}})
+		Counters: Counters{Handled: 5, Failed: 1}, Frozen: true, Trust: TrustReport{Root: 1, Timestamp: 9}, Outbox: &OutboxReport{Messages: 3, Bytes: 512, Dropped: map[string]uint64{"age": 2}}})
 	write("good", "reported.json", b, err)
 	damage("reported", b)
 	write("bad", "reported.local-time.json", bytes.Replace(b, []byte(`12:00:00Z`), []byte(`13:00:00+01:00`), 1), nil)
@@ -222,6 +223,8 @@ func writeVectors(t *testing.T) {
 	write("bad", "release.no-files.json", bytes.Replace(b, []byte(`"size":5`), []byte(`"size":0`), 1), nil)
 	write("bad", "release.directory.json", bytes.Replace(b, []byte(`"directory":"/data"`), []byte(`"directory":"/../data"`), 1), nil)
 	write("bad", "release.files-limit.json", bytes.Replace(b, []byte(`"files":16777216`), []byte(`"files":1`), 1), nil)
+	write("bad", "release.priority.json", bytes.Replace(b, []byte(`"priority":"low"`), []byte(`"priority":"normal"`), 1), nil)
+	write("bad", "release.deferred.json", bytes.Replace(b, []byte(`https://*.example.com`), []byte(`https://self`), 1), nil)
 	write("bad", "release.invalid-utf8.json", bytes.Replace(b, []byte("ü"), []byte("\xff"), 1), nil)
 
 	o := sampleOffer(t)
@@ -240,9 +243,23 @@ func writeVectors(t *testing.T) {
 		b[2] = 2
 		write("bad", "frame."+name+"-version.bin", b, nil)
 	}
-	b, err = MarshalData(Data{ID: 7, At: when.UnixMilli(), Clock: ClockSynced, Application: "greenhouse", Topic: "alerts/hot", Payload: []byte{0, 1, 2}})
+	boot := BootID(d[:16])
+	hot := Uplink{ID: 7, Sequence: 2, At: when.UnixMilli(), Clock: ClockSynced, Boot: boot, Up: 61_000, Application: "greenhouse", Topic: "alerts/hot", Payload: []byte{0, 1, 2}}
+	b, err = MarshalData(Data{Outbox: 1 << 60, Messages: []Uplink{hot}})
 	write("good", "data.bin", b, err)
 	write("bad", "data.cut.bin", b[:25], nil)
+	write("bad", "data.empty.bin", b[:dataHeaderBytes], nil)
+	write("bad", "data.version.bin", append([]byte{b[0], b[1], 1}, b[3:]...), nil)
+	write("bad", "data.clock.bin", append(append(bytes.Clone(b[:dataHeaderBytes]), b[dataHeaderBytes]|3), b[dataHeaderBytes+1:]...), nil)
+	write("bad", "data.long-number.bin", append(append(bytes.Clone(b[:dataHeaderBytes+1]), 0x87, 0), b[dataHeaderBytes+2:]...), nil)
+	next, other, old := hot, hot, hot
+	next.ID, next.Sequence, next.Payload = 9, 3, nil
+	other.ID, other.Sequence, other.Topic, other.Clock, other.Historical = 4, 1, "readings", ClockEstimated, true
+	old.ID, old.Sequence, old.Boot, old.Historical, old.Clock, old.At = 3, 1, BootID{}, true, ClockUnsynced, -1
+	batch, err := MarshalData(Data{Outbox: 5, Messages: []Uplink{hot, next, other, old}})
+	write("good", "data.batch.bin", batch, err)
+	twice := append(bytes.Clone(b), b[dataHeaderBytes:]...) // says again what it need not
+	write("bad", "data.repeated-names.bin", twice, nil)
 	write("bad", "data.wildcard.bin", bytes.Replace(b, []byte("hot"), []byte("h/#"), 1), nil)
 	k := NewBlocks(11)
 	k.Add(0)

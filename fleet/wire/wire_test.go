@@ -167,7 +167,11 @@ func TestLargestAnswersFitOneMessage(t *testing.T) {
 	if err != nil || len(b) > MaxMessageBytes {
 		t.Errorf("block frame of %d bytes: %v", len(b), err)
 	}
-	b, err = MarshalData(Data{Clock: ClockSynced, Application: strings.Repeat("a", MaxNameBytes), Topic: strings.Repeat("t", MaxTopicBytes), Payload: make([]byte, MaxDataPayload)})
+	largest := Uplink{ID: 1<<64 - 1, Sequence: 1<<64 - 1, At: -1, Up: 1<<63 - 1, Clock: ClockSynced, Application: strings.Repeat("a", MaxNameBytes), Topic: strings.Repeat("t", MaxTopicBytes), Payload: make([]byte, MaxDataPayload)}
+	if largest.Bytes() != MaxDataBytes {
+		t.Errorf("the largest message is taken to have %d bytes, limit is %d", largest.Bytes(), MaxDataBytes)
+	}
+	b, err = MarshalData(Data{Messages: []Uplink{largest}})
 	if err != nil || len(b) != MaxMessageBytes {
 		t.Errorf("data of %d bytes: %v", len(b), err)
 	}

@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"agent/internal/alarm", "agent/internal/crash", "agent/internal/engine", "agent/internal/files", "agent/internal/journal", "agent/internal/mqttconn"},
 	{"agent/internal/store", "agent/internal/host", "agent/internal/codecache", "agent/internal/trigger"},
 	{"agent/internal/inbox"},
-	{"agent/internal/link", "agent/internal/reconcile", "agent/internal/runner", "agent/internal/trigger/..."},
+	{"agent/internal/link", "agent/internal/reconcile", "agent/internal/runner", "agent/internal/trigger/...", "agent/internal/uplink"},
 	{"agent"},
 	{"agent/cmd/..."},
 	// The server and the command line. They stand above the board because `dunlin up` is the agent, in one process.

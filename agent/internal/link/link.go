@@ -46,7 +46,8 @@ type Link struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	client  mqtt.Client // nil while down
+	client  mqtt.Client  // nil while down
+	lost    chan<- error // ends the connection
 	session string
 	detail  string // why it is down
 	pending map[uint32]*exchange
@@ -98,7 +99,7 @@ func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	lost := make(chan error, 1)
+	lost := make(chan error, 2) // the client's own, and SendData's
 	will, err := wire.MarshalState(wire.State{Online: false, Session: session})
 	if err != nil {
 		return 0, err
@@ -114,7 +115,12 @@ func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 		SetBinaryWill(l.topic(wire.ChannelState), will, 1, true).
 		SetTLSConfig(&tls.Config{Time: l.cfg.Now}).
 		SetCustomOpenConnectionFn(mqttconn.Opener(wire.MaxMessageBytes + 1<<10)).
-		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
+		SetConnectionLostHandler(func(_ mqtt.Client, err error) {
+			select {
+			case lost <- err:
+			default:
+			}
+		})
 	c := mqtt.NewClient(o)
 	defer c.Disconnect(250)
 	if err := wait(ctx, c.Connect()); err != nil {
@@ -151,7 +157,7 @@ func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 		return 0, fmt.Errorf("say online: %w", err)
 	}
 	l.mu.Lock()
-	l.client, l.session, l.detail = c, session, ""
+	l.client, l.lost, l.session, l.detail = c, lost, session, ""
 	l.mu.Unlock()
 	l.log.Info("fleet link is up", "url", l.cfg.URL, "session", session)
 	l.cfg.OnUp()
@@ -242,11 +248,33 @@ func newSession() (string, error) {
 	return hex.EncodeToString(b[:]), nil
 }
 
-// Data sends what a handler published on an uplink topic; it returns when the fleet's broker has acknowledged it.
-func (l *Link) Data(ctx context.Context, d wire.Data) error {
-	b, err := wire.MarshalData(d)
-	if err != nil {
+// SendData sends messages to the fleet in the session that is named, behind those that were sent in it before. taken returns when the fleet's broker has acknowledged them. After
+// an error of either the session ends: what was sent behind them must not be taken while they are not.
+func (l *Link) SendData(session string, d wire.Data) (taken func(context.Context) error, err error) {
+	l.mu.Lock()
+	c, lost, now := l.client, l.lost, l.session
+	l.mu.Unlock()
+	if c == nil || now != session {
+		return nil, ErrDown
+	}
+	fail := func(err error) error {
+		err = fmt.Errorf("publish %s: %w", wire.ChannelData, err)
+		select {
+		case lost <- err:
+		default:
+		}
 		return err
 	}
-	return l.publish(ctx, wire.ChannelData, b)
+	b, err := wire.MarshalData(d)
+	if err != nil {
+		return nil, fail(err)
+	}
+	token := c.Publish(l.topic(wire.ChannelData), 1, false, b)
+	return func(ctx context.Context) error {
+		err := wait(ctx, token)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		return fail(err)
+	}, nil
 }

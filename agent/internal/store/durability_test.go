@@ -149,3 +149,20 @@ func TestDurabilitiesAreReadByTheirNames(t *testing.T) {
 		t.Error("another name is accepted")
 	}
 }
+
+// A due time that nothing is left for would wake the committer again and again.
+func TestWhatAnotherGroupTookAlongWakesNobody(t *testing.T) {
+	s := newStore(t)
+	tx := s.Begin("app")
+	must(t, tx.Publish("a", nil, 1, false))
+	must(t, tx.Publish("uplink:a", nil, 1, false))
+	must(t, tx.Commit(ctx))
+	m, err := s.Outbox(0, 1)
+	must(t, err)
+	must(t, s.Delivered(m[0].ID))
+	must(t, s.DeliveredUplinks(map[uint64]uint64{s.Lanes()[0].ID: 1 << 60}))
+	set(t, s, "app", "k", "v")
+	if w, next := s.take(time.Now().Add(time.Hour), false, false); w.flush || !next.IsZero() {
+		t.Errorf("flush %v, and looks again at %s", w.flush, next)
+	}
+}

@@ -70,6 +70,8 @@ func (s *Store) take(now time.Time, closing, flush bool) (w work, next time.Time
 		if w.flush = flush || !now.Before(s.lazyDue); w.flush {
 			s.lazyDue = time.Time{}
 		}
+	} else {
+		s.lazyDue = time.Time{} // another group took it along
 	}
 	next = s.lazyDue
 	if len(s.queue) > 0 && (next.IsZero() || s.batchDue.Before(next)) {
@@ -134,6 +136,7 @@ func (s *Store) write(w work) {
 	if err == nil {
 		s.committed(g)
 	}
+	s.tell()
 	for _, j := range g.accepted {
 		s.finish(j, err)
 	}

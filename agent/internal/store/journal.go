@@ -165,17 +165,22 @@ func (s *Store) persist(g *grouping) error {
 	return nil
 }
 
-// advance after all that was applied became durable, and tell who waits for messages.
+// advance after all that was applied became durable.
 func (s *Store) advance(id uint64) {
 	s.mark.id = id
 	clear(s.lazy)
 	s.lazyBytes = 0
-	if s.durable.Swap(id) == id {
-		return
-	}
-	select {
-	case s.notify <- struct{}{}:
-	default:
+	s.durable.Store(id)
+}
+
+// tell who waits for messages, once all that is known of them in memory is in place.
+func (s *Store) tell() {
+	if id := s.durable.Load(); s.notified != id {
+		s.notified = id
+		select {
+		case s.notify <- struct{}{}:
+		default:
+		}
 	}
 }
 

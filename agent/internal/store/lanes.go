@@ -119,6 +119,11 @@ func (l *lanes) count(c *class, bytes int64) {
 	}
 }
 
+// crowded says that a topic finds no lane of its own, which deferred requests need.
+func (l *lanes) crowded(application, topic string) bool {
+	return !isUplink(topic) && l.all[laneID(application, topic)] == nil && len(l.all) >= maxLanes/2
+}
+
 // room says whether more bytes of a class that drops nothing fit, beside what a group adds.
 func (l *lanes) room(c *class, more, group, groupKept int64) bool {
 	return !c.Reject || (c.Bytes == 0 || c.bytes+group+more <= c.Bytes) && l.kept+groupKept+more <= l.board.Bytes
@@ -162,8 +167,14 @@ func (s *Store) roomFor(application, topic string, more int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.lanes.classOf(application, topic)
+	if s.lanes.crowded(application, topic) {
+		return fmt.Errorf("%w: requests to too many hosts wait", ErrFull)
+	}
 	if s.lanes.room(c, more, 0, 0) {
 		return nil
 	}
 	return fmt.Errorf("%w: %d bytes wait on topics like this one (%q)", ErrFull, c.bytes, c.Filter)
 }
+
+// Deferred says whether the lane is of requests to a host, and not of messages to the fleet.
+func (l *Lane) Deferred() bool { return l.ID != sharedLane && !isUplink(l.Topic) }

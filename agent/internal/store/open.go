@@ -304,6 +304,7 @@ func (s *Store) prepare(torn bool, now time.Time) error {
 		return err
 	}
 	s.durable.Store(s.mark.id)
+	s.notified = s.mark.id
 	err = s.read(s.surveyRows)
 	if err != nil || len(s.unreadable)+len(s.misplaced) == 0 {
 		return err

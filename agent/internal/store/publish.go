@@ -3,6 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
+
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Publish adds a message that leaves after the commit, through the outbox. A payload has at most MaxPayload bytes.
@@ -16,6 +18,8 @@ func (t *Tx) Publish(topic string, payload []byte, qos byte, retain bool) error 
 		return fmt.Errorf("publish: topic of %d bytes, want 1 to %d", len(topic), MaxTopic)
 	case qos > 2:
 		return fmt.Errorf("publish to %q: QoS %d, want 0 to 2", topic, qos)
+	case isUplink(topic) && len(payload) > wire.MaxDataPayload:
+		return fmt.Errorf("publish to %q: %w: payload of %d bytes, the fleet takes at most %d", topic, ErrTooLarge, len(payload), wire.MaxDataPayload)
 	case len(payload) > MaxPayload:
 		return fmt.Errorf("publish to %q: %w: payload of %d bytes, at most %d", topic, ErrTooLarge, len(payload), MaxPayload)
 	}

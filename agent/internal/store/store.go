@@ -71,6 +71,7 @@ type Store struct {
 	journal     *journal.Journal
 	journalFile *os.File // nil: there was no room for one
 	mark        mark
+	notified    uint64            // the newest durable id that was told
 	lazy        map[string][]byte // changes in the overlay that are in no journal yet
 	lazyBytes   int
 	lazyDue     time.Time // when they are written at the latest, and delivered rows removed; zero: nothing waits

@@ -47,7 +47,7 @@ func (g *grouping) laneOf(application, topic string) *Lane {
 	if l := g.lane(id); l != nil && l.Messages > 0 {
 		return l
 	}
-	if shared := g.lane(sharedLane); shared != nil && shared.Messages > 0 || len(g.s.lanes.all)+len(g.lanes) >= maxLanes {
+	if shared := g.lane(sharedLane); isUplink(topic) && (shared != nil && shared.Messages > 0 || len(g.s.lanes.all)+len(g.lanes) >= maxLanes) {
 		if shared == nil {
 			shared = &Lane{ID: sharedLane, class: g.s.lanes.other}
 			g.lanes[sharedLane] = shared

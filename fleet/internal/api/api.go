@@ -62,6 +62,7 @@ func New(cfg Config) http.Handler {
 	private.HandleFunc("POST /v1/desired", a.postDesired)
 	private.HandleFunc("GET /v1/devices", a.getDevices)
 	private.HandleFunc("GET /v1/devices/{name}", a.getDevice)
+	private.HandleFunc("GET /v1/devices/{name}/streams", a.getStreams)
 	private.HandleFunc("GET /v1/data", a.getData)
 	private.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, http.StatusNotFound, fmt.Errorf("no %s %s here", r.Method, r.URL.Path), "")
@@ -195,8 +196,18 @@ func (a *api) getData(w http.ResponseWriter, r *http.Request) {
 	for _, u := range list {
 		out.Messages = append(out.Messages, model.Uplink{
 			Sequence: u.Sequence, Device: u.Device, Received: u.Received, At: time.UnixMilli(u.Data.At).UTC(), Clock: u.Data.Clock,
-			Application: u.Data.Application, Topic: u.Data.Topic, Payload: u.Data.Payload,
+			Historical: u.Data.Historical, Boot: u.Data.Boot, Up: u.Data.Up,
+			Application: u.Data.Application, Topic: u.Data.Topic, Number: u.Data.Sequence, Missing: u.Missing, Payload: u.Data.Payload,
 		})
+	}
+	a.result(w, r, http.StatusOK, out, err)
+}
+
+func (a *api) getStreams(w http.ResponseWriter, r *http.Request) {
+	list, err := a.Store.Streams(r.PathValue("name"))
+	out := model.Streams{Streams: []model.Stream{}}
+	for _, s := range list {
+		out.Streams = append(out.Streams, model.Stream{Application: s.Application, Topic: s.Topic, Number: s.Sequence, Missing: s.Missing})
 	}
 	a.result(w, r, http.StatusOK, out, err)
 }

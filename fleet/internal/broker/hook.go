@@ -122,6 +122,9 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	}
 	if err := h.receive(cl, pk.TopicName, pk.Payload); err != nil {
 		h.log.Warn("receive message", "device", string(cl.Properties.Username), "topic", clip(pk.TopicName), "error", err)
+		if t, perr := wire.ParseTopic(pk.TopicName); perr == nil && t.Channel == wire.ChannelData {
+			cl.Stop(err) // what follows would overtake it
+		}
 		return pk, packets.ErrRejectPacket
 	}
 	return pk, packets.CodeSuccessIgnore

@@ -48,7 +48,9 @@ type Command struct {
 }
 
 // Commands of a fleet: the table to which others are added.
-func Commands() []Command { return []Command{newProject, keysInit, push, devicesCommand, status} }
+func Commands() []Command {
+	return []Command{newProject, keysInit, push, devicesCommand, status, dataCommand}
+}
 
 // hinted is an error with the way out of it.
 type hinted struct {

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -19,8 +22,8 @@ var status = Command{
 	Help: `Usage:
   dunlin status DEVICE [flags]
 
-Shows what a board should run, what it says it runs, the health of its triggers, its counters, its clock and the
-metadata that it trusts.
+Shows what a board should run, what it says it runs, the health of its triggers, its counters, what waits in its outbox, topics
+of which messages were lost on the board, its clock and the metadata that it trusts.
 
 Flags:
   --json               print JSON
@@ -59,10 +62,14 @@ func runStatus(ctx context.Context, env *Env, args []string) error {
 	if *asJSON {
 		return printJSON(env.Stdout, d)
 	}
-	return printStatus(env, d)
+	sent, err := c.Streams(ctx, rest[0])
+	if err != nil {
+		return err
+	}
+	return printStatus(env, d, sent.Streams)
 }
 
-func printStatus(env *Env, d model.Device) error {
+func printStatus(env *Env, d model.Device, streams []model.Stream) error {
 	t := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
@@ -82,6 +89,9 @@ func printStatus(env *Env, d model.Device) error {
 	}
 	line("trust", "root %d, timestamp %d, snapshot %d, targets %d%s", d.Trust.Root, d.Trust.Timestamp, d.Trust.Snapshot, d.Trust.Targets, frozen)
 	line("events", "%d handled, %d failed, %d retried, %d dropped, %d dead letters wait", d.Counters.Handled, d.Counters.Failed, d.Counters.Retried, d.Counters.Dropped, d.Counters.Dead)
+	if o := d.Outbox; o != nil {
+		line("outbox", "%d messages wait (%s)%s", o.Messages, amount(o.Bytes), drops(o.Dropped))
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -97,5 +107,25 @@ func printStatus(env *Env, d model.Device) error {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", g.Application, g.ID, g.Status, printable(g.Detail))
 		}
 	}
+	if len(streams) > 0 && streams[0].Missing > 0 {
+		fmt.Fprintln(t, "\nAPPLICATION\tUPLINK TOPIC\tNEWEST\tLOST")
+	}
+	for _, s := range streams {
+		if s.Missing > 0 {
+			fmt.Fprintf(t, "%s\t%s\t%d\t%d\n", s.Application, printable(s.Topic), s.Number, s.Missing)
+		}
+	}
 	return t.Flush()
+}
+
+// drops says what was dropped, and why.
+func drops(dropped map[string]uint64) string {
+	var parts []string
+	for _, why := range slices.Sorted(maps.Keys(dropped)) {
+		parts = append(parts, fmt.Sprintf("%d (%s)", dropped[why], why))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return ", dropped since it started: " + strings.Join(parts, ", ")
 }

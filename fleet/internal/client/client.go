@@ -164,6 +164,21 @@ func (c *Client) Device(ctx context.Context, name string) (d model.Device, err e
 	return d, c.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(name), nil, nil, &d)
 }
 
+// Uplinks gives messages that boards sent up, after a sequence number of the server's, oldest first; of one device if it is named. There may be
+// more than it gives at once.
+func (c *Client) Uplinks(ctx context.Context, after uint64, device string) (u model.Uplinks, err error) {
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}}
+	if device != "" {
+		q.Set("device", device)
+	}
+	return u, c.call(ctx, http.MethodGet, "/v1/data", q, nil, &u)
+}
+
+// Streams gives the topics on which a device has sent messages.
+func (c *Client) Streams(ctx context.Context, device string) (s model.Streams, err error) {
+	return s, c.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(device)+"/streams", nil, nil, &s)
+}
+
 const (
 	chunkBytes  = 4 << 20
 	uploadTries = 5 // in a row without progress

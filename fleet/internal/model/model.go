@@ -89,6 +89,7 @@ type Device struct {
 	Triggers     []wire.TriggerReport `json:"triggers,omitempty"`
 	Counters     wire.Counters        `json:"counters"`
 	Trust        wire.TrustReport     `json:"trust"`
+	Outbox       *wire.OutboxReport   `json:"outbox,omitempty"` // what waits on it to be sent
 }
 
 // Generation of a board's desired state: what it should have, and what it says it has.
@@ -175,9 +176,27 @@ type Uplink struct {
 	Received    time.Time         `json:"received"`
 	At          time.Time         `json:"at"` // by the board's clock
 	Clock       wire.ClockQuality `json:"clock"`
+	Historical  bool              `json:"historical,omitempty"` // published before the connection that it came over
+	Boot        wire.BootID       `json:"boot"`                 // of the board, when it was published
+	Up          int64             `json:"up"`                   // milliseconds since that boot
 	Application string            `json:"application"`
 	Topic       string            `json:"topic"`
+	Number      uint64            `json:"number,omitempty"`  // its place among the messages of its topic, from 1; 0: the board didn't count it
+	Missing     uint64            `json:"missing,omitempty"` // messages of its topic right before it that were lost on the board
 	Payload     []byte            `json:"payload"`
+}
+
+// Streams answers GET /v1/devices/<name>/streams: the topics on which a board has sent messages.
+type Streams struct {
+	Streams []Stream `json:"streams"`
+}
+
+// Stream is one topic of one board. What is newer than its newest message has not arrived yet; what is missing before that was lost on the board.
+type Stream struct {
+	Application string `json:"application"`
+	Topic       string `json:"topic"`
+	Number      uint64 `json:"number"`  // of the newest message
+	Missing     uint64 `json:"missing"` // messages before it that were lost on the board
 }
 
 // Error is the body of every answer that is not a success.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -138,69 +137,4 @@ func (s *Store) Offer(id wire.Digest) (o Offer, err error) {
 		return json.Unmarshal(v, &o)
 	})
 	return o, err
-}
-
-// Uplink is one message that a board sent up, with the server's number for it.
-type Uplink struct {
-	Sequence uint64    `json:"sequence"`
-	Device   string    `json:"device"`
-	Received time.Time `json:"received"`
-	Data     wire.Data `json:"data"`
-}
-
-// recent is how many messages of one device are remembered to tell repeats: more than a device may have in flight.
-const recent = 256
-
-// AddUplink keeps a message, unless the same bytes came from the same device a moment ago; then added is false. Sum is their
-// digest: ids alone start again when a board is set up anew. The oldest messages go when there are more than limit.
-func (s *Store) AddUplink(u Uplink, sum wire.Digest, limit int) (added bool, err error) {
-	err = s.db.Batch(func(tx *bbolt.Tx) error {
-		added = false
-		seen, key := tx.Bucket(bucketSeen), sum[:8]
-		ring := clone(seen.Get([]byte(u.Device)))
-		for i := 0; i+8 <= len(ring); i += 8 {
-			if bytes.Equal(ring[i:i+8], key) {
-				return nil
-			}
-		}
-		ring = append(ring, key...)
-		if err := seen.Put([]byte(u.Device), ring[max(0, len(ring)-8*recent):]); err != nil {
-			return err
-		}
-		b := tx.Bucket(bucketData)
-		n, err := b.NextSequence()
-		if err != nil {
-			return err
-		}
-		u.Sequence = n
-		if err := putJSON(b, number(n), u); err != nil {
-			return err
-		}
-		if n > uint64(limit) {
-			if err := b.Delete(number(n - uint64(limit))); err != nil {
-				return err
-			}
-		}
-		added = true
-		return nil
-	})
-	return added, err
-}
-
-// Uplinks gives up to n messages after a sequence number, oldest first; of one device if it is named.
-func (s *Store) Uplinks(after uint64, n int, device string) (list []Uplink, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketData).Cursor()
-		for k, v := c.Seek(number(after + 1)); k != nil && len(list) < n; k, v = c.Next() {
-			var u Uplink
-			if err := json.Unmarshal(v, &u); err != nil {
-				return fmt.Errorf("read uplink %x: %w", k, err)
-			}
-			if device == "" || device == u.Device {
-				list = append(list, u)
-			}
-		}
-		return nil
-	})
-	return list, err
 }

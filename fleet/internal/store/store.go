@@ -29,7 +29,7 @@ var (
 	bucketRules    = []byte("rules")    // sequence, 8 bytes -> Rule
 	bucketOffers   = []byte("offers")   // offer id, 32 bytes -> Offer
 	bucketData     = []byte("data")     // sequence, 8 bytes -> Uplink
-	bucketSeen     = []byte("seen")     // device -> digests of its newest uplinks, 8 bytes each
+	bucketSeen     = []byte("seen")     // device -> outbox; device, zero byte, hash of a topic (8 bytes) -> Stream
 
 	buckets = [][]byte{bucketServer, bucketMetadata, bucketReleases, bucketDevices, bucketRules, bucketOffers, bucketData, bucketSeen}
 )
