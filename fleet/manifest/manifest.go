@@ -27,7 +27,8 @@ type Manifest struct {
 	Floor       string // lowest version that boards install from then on; may be empty
 	Components  map[string]Component
 	Triggers    wire.Triggers // with their ids
-	Notes       []string      // what a spin.toml has that means nothing here, one line each with its place
+	Uplinks     []wire.UplinkRule
+	Notes       []string // what a spin.toml has that means nothing here, one line each with its place
 }
 
 // Component is one [component.<name>] table.
@@ -75,6 +76,7 @@ func Read(file string, b []byte, values Lookup) (*Manifest, error) {
 	m.readApplication(t)
 	m.readComponents(t)
 	m.readTriggers(t)
+	m.readUplinks(t)
 	t.rest()
 	if err := f.err(); err != nil {
 		return nil, err
@@ -135,6 +137,7 @@ func readComponent(t *table) Component {
 		return nil
 	})}
 	c.Grants.Outbound = t.list("allowed_outbound_hosts", func(s string) error { _, err := wire.ParseOutbound(s); return err })
+	c.Grants.Deferred = t.list("deferred_outbound_hosts", wire.CheckDeferred)
 	c.Grants.KeyValue = t.list("key_value_stores", func(s string) error { return wire.CheckName("key-value store", s) })
 	c.Grants.Publish = t.list("publish", func(s string) error { return wire.CheckFilter(strings.TrimPrefix(s, wire.UplinkPrefix)) })
 	c.Grants.BlobStores = t.list("blob_stores", func(s string) error { return wire.CheckName("blob store", s) })
@@ -163,7 +166,7 @@ func readComponent(t *table) Component {
 // Resolve gives the release that m describes. components has the blob of each component, and no others.
 func (m *Manifest) Resolve(components map[string]Blob) (wire.Release, error) {
 	r := wire.Release{Format: wire.ReleaseFormat, Application: m.Application, Version: m.Version, Floor: m.Floor,
-		Components: map[string]wire.Component{}, Triggers: m.Triggers}
+		Components: map[string]wire.Component{}, Triggers: m.Triggers, Uplinks: m.Uplinks}
 	for _, name := range slices.Sorted(maps.Keys(m.Components)) {
 		b, ok := components[name]
 		if !ok {

@@ -45,6 +45,16 @@ key_value_stores = ["default"]
 publish = ["alerts/#", "uplink:alerts/#"]
 variables = { threshold = "28" }
 limits = { memory = "32MiB", time = "500ms" }
+deferred_outbound_hosts = ["https://*.example.com"]
+[[uplink]]
+topic = "alerts/#"
+priority = "high"
+when_full = "reject"
+[[uplink]]
+topic = "#"
+priority = "low"
+bytes = "4MiB"
+age = "168h"
 `
 
 func TestManifestResolvesToRelease(t *testing.T) {
@@ -65,11 +75,12 @@ func TestManifestResolvesToRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"format":1,"application":"greenhouse","version":"1.4.0","floor":"1.2.0","components":{"climate":{"digest":"` + blob.Digest.String() +
-		`","size":4,"outbound":["https://api.example.com"],"key_value":["default"],"publish":["alerts/#","uplink:alerts/#"],"variables":{"threshold":"28"},` +
+		`","size":4,"outbound":["https://api.example.com"],"deferred":["https://*.example.com"],"key_value":["default"],"publish":["alerts/#","uplink:alerts/#"],"variables":{"threshold":"28"},` +
 		`"limits":{"memory":33554432,"time":"500ms","payload":1048576,"concurrency":4,"cpu":"5s","queue":256,"log_lines":50,"key_value":16777216,"requests":64,"files":16777216}}},"triggers":{"http":[{"id":"climate.http","route":"/climate/...","component":"climate"}],` +
 		`"mqtt":[{"id":"climate.mqtt","topic":"tele/+/SENSOR","qos":1,"component":"climate"},{"id":"raw","topic":"raw/#","qos":0,"component":"climate"}],` +
 		`"timer":[{"id":"climate.timer","every":"30s","missed":"skip","overlap":"skip","component":"climate"},` +
-		`{"id":"climate.timer.2","cron":"0 6 * * *","timezone":"Europe/Berlin","missed":"once","overlap":"queue","component":"climate"}]}}`
+		`{"id":"climate.timer.2","cron":"0 6 * * *","timezone":"Europe/Berlin","missed":"once","overlap":"queue","component":"climate"}]},` +
+		`"uplinks":[{"topic":"alerts/#","priority":"high","reject":true},{"topic":"#","priority":"low","bytes":4194304,"age":"168h0m0s"}]}`
 	if string(b) != want {
 		t.Errorf("got  %s\nwant %s", b, want)
 	}
@@ -172,6 +183,12 @@ every`, "component = \"climate\"\n[[trigger.timer]]\nid = \"raw\"\nevery", `19:6
 		{"duplicate id of another kind", "[[trigger.http]]\nroute", "[[trigger.http]]\nid = \"raw\"\nroute", `15:6: two triggers have the id "raw"`},
 		{"bad id", `id = "raw"`, `id = "Raw data"`, `14:6: trigger id "Raw data": use lower-case letters, digits, dots, - and _`},
 		{"manifest version", "dunlin_manifest_version = 1", "dunlin_manifest_version = 2", `1:27: dunlin_manifest_version: this build reads version 1`},
+		{"deferred to itself", `"https://*.example.com"`, `"http://self"`, `35:28: outbound host "http://self" can't be deferred to: the application itself is always there`},
+		{"unknown priority", `priority = "high"`, `priority = "hgh"`, `38:12: priority in [[uplink]] is "hgh": did you mean "high"?`},
+		{"uplink without a topic", "topic = \"#\"\n", "", `40:3: [[uplink]] has no topic`},
+		{"two rules of one topic", `topic = "#"`, `topic = "alerts/#"`, `41:9: duplicate topic "alerts/#": only the first [[uplink]] that matches counts`},
+		{"bad filter in a rule", `topic = "#"`, `topic = "#/x"`, `41:9: topic filter "#/x": # is only possible at the end`},
+		{"bytes out of range", `"4MiB"`, `"1B"`, `43:9: bytes in [[uplink]] is 1B, want 4KiB to 1GiB`},
 		{"table for a list", "[[trigger.http]]", "[trigger.http]", `7:10: http in [[trigger.<kind>]] is a table, want a list of tables: write [[trigger.http]]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
