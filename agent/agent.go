@@ -51,11 +51,13 @@ type Agent struct {
 	link    *link.Link // nil without a fleet, as are manager and uplink
 	manager *manager
 	uplink  *uplink.Sender
-	changed chan struct{} // holds one: there is something new to report
-	health  health
-	self    *runner.Runner // of the agent's event to itself
-	good    lastGood
-	boot    [16]byte // the kernel's boot id
+
+	deferred *uplink.Deferred
+	changed  chan struct{} // holds one: there is something new to report
+	health   health
+	self     *runner.Runner // of the agent's event to itself
+	good     lastGood
+	boot     [16]byte // the kernel's boot id
 }
 
 // bus is the board's MQTT: its own broker, a client of another, or none.
@@ -110,6 +112,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	})
 	a.host.Clock(a.now)
 	a.self = a.newSelfEvent()
+	a.deferred = a.newDeferred()
 	a.timers = timertrigger.New(timertrigger.Config{Trusted: a.clockSynced, Memory: a.store, Drain: drainTime}, log.With("source", "timer"))
 	if cfg.Fleet == nil {
 		return a, nil
@@ -138,7 +141,7 @@ func (a *Agent) join(f Fleet) error {
 		Silence:   a.cfg.silence,
 		Now:       a.now,
 		Hello:     a.hello,
-		OnUp:      func() { a.manager.linkUp(); a.uplink.Up(); a.report() },
+		OnUp:      func() { a.manager.linkUp(); a.uplink.Up(); a.deferred.Up(); a.report() },
 		OnDesired: a.manager.offer,
 	}, a.log.With("source", "fleet"))
 	a.uplink = a.newUplink()
@@ -200,8 +203,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		group.Go(func() error { return a.keep(ctx, s.name, s.run) })
 	}
-	local, up := make(chan struct{}, 1), make(chan struct{}, 1)
-	group.Go(func() error { return fanOut(ctx, a.store.Notify(), local, up) })
+	local, up, later := make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	group.Go(func() error { return fanOut(ctx, a.store.Notify(), local, up, later) })
+	group.Go(func() error { return a.deferred.Run(ctx, later) })
 	group.Go(func() error { return newDeliverer(a.store, a.publish, a.log).run(ctx, local) })
 	if a.link != nil {
 		group.Go(func() error { return a.uplink.Run(ctx, up) })

@@ -197,7 +197,7 @@ func (a *Agent) blob(what, digest string) ([]byte, error) {
 }
 
 func grantsOf(c wire.Component) host.Grants {
-	return host.Grants{OutboundHosts: c.Outbound, Stores: c.KeyValue, BlobStores: c.BlobStores, Publish: c.Publish, Variables: c.Variables}
+	return host.Grants{OutboundHosts: c.Outbound, DeferredHosts: c.Deferred, Stores: c.KeyValue, BlobStores: c.BlobStores, Publish: c.Publish, Variables: c.Variables}
 }
 
 // checkComponent reports every import of a component that its grants don't cover, and every trigger that it can't serve.

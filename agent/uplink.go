@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -14,6 +16,16 @@ func (a *Agent) newUplink() *uplink.Sender {
 	return uplink.New(uplink.Config{
 		Box: a.store, Link: a.link, Outbox: a.store.OutboxID(), Newest: a.store.Newest, Message: a.uplinked, Now: a.stamp,
 		Rate: a.cfg.Uplink.rate, Log: a.log.With("source", "fleet"),
+	})
+}
+
+// newDeferred makes what sends requests that handlers have deferred. Their key is this board's own, and the same for each attempt.
+func (a *Agent) newDeferred() *uplink.Deferred {
+	return uplink.NewDeferred(uplink.DeferredConfig{
+		Box: a.store, Now: a.stamp, Log: a.log.With("source", "deferred"),
+		Send: func(ctx context.Context, m store.Message) error {
+			return a.host.SendDeferred(ctx, m.Payload, fmt.Sprintf("%016x-%d", a.store.OutboxID(), m.ID))
+		},
 	})
 }
 

@@ -21,6 +21,7 @@ var ErrBodyLimit = errors.New("the body is larger than its limit")
 // Grants of one component, from its signed manifest.
 type Grants struct {
 	OutboundHosts []string          // allowed_outbound_hosts: "scheme://host[:port]", each part may be "*", host also "*.example.com"
+	DeferredHosts []string          // deferred_outbound_hosts, as OutboundHosts
 	Stores        []string          // key_value_stores
 	BlobStores    []string          // blob_stores
 	Publish       []string          // topic filters, "uplink:" ones included
@@ -51,11 +52,18 @@ type Publisher interface {
 	Publish(topic string, payload []byte, qos byte, retain bool) error
 }
 
-// Env is what one event's guest can reach. A nil KV or Publisher is an error to the guest; other nil fields mean nothing there.
+// Deferrer takes requests that leave after the event's transaction has committed, when the network is there. Of one origin
+// ("https://api.example.com") they leave in their order.
+type Deferrer interface {
+	Defer(origin string, request []byte) error
+}
+
+// Env is what one event's guest can reach. A nil KV, Publisher or Deferrer is an error to the guest; other nil fields mean nothing there.
 type Env struct {
 	Grants    Grants
 	KV        KV
 	Publisher Publisher
+	Deferrer  Deferrer
 	Mounts    []Mount                                         // wasi:filesystem; none: it finds no directory
 	Log       func(level slog.Level, context, message string) // wasi:logging, and stdout/stderr line by line; bounded by host
 	Args      []string

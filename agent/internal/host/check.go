@@ -61,6 +61,11 @@ func checkImports(provided map[string]*iface, imports []engine.Extern, component
 			errs = append(errs, err)
 		}
 	}
+	for _, s := range g.DeferredHosts {
+		if err := wire.CheckDeferred(s); err != nil {
+			errs = append(errs, fmt.Errorf("deferred_outbound_hosts of [component.%s]: %w", component, err))
+		}
+	}
 	for _, s := range g.OutboundHosts {
 		if _, err := wire.ParseOutbound(s); err != nil {
 			errs = append(errs, fmt.Errorf("allowed_outbound_hosts of [component.%s]: %w", component, err))

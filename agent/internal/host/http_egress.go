@@ -229,6 +229,15 @@ func (g *Guest) selfAddress() (string, error) {
 
 // allowed checks a URL against allowed_outbound_hosts.
 func (g *Guest) allowed(u *url.URL) (named bool, err error) {
+	ok, named, err := matchOutbound(g.env.Grants.OutboundHosts, u)
+	if err == nil && !ok {
+		err = code("HTTP-request-denied", fmt.Errorf("request to %s://%s denied: add it to allowed_outbound_hosts", u.Scheme, u.Host))
+	}
+	return named, err
+}
+
+// matchOutbound says whether hosts allow a URL, and whether one of them names its very host and port.
+func matchOutbound(hosts []string, u *url.URL) (ok, named bool, err error) {
 	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
 	if addr, err := netip.ParseAddr(host); err == nil {
 		host = addr.String()
@@ -237,18 +246,14 @@ func (g *Guest) allowed(u *url.URL) (named bool, err error) {
 	if p := u.Port(); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
-			return false, code("HTTP-request-URI-invalid", fmt.Errorf("port %s of %s is no port", p, u.Host))
+			return false, false, code("HTTP-request-URI-invalid", fmt.Errorf("port %s of %s is no port", p, u.Host))
 		}
 		port = uint16(n)
 	}
-	ok := false
-	for _, s := range g.env.Grants.OutboundHosts {
+	for _, s := range hosts {
 		if o, err := wire.ParseOutbound(s); err == nil && o.Allows(u.Scheme, host, port) {
 			ok, named = true, named || o.Names(u.Scheme, host, port)
 		}
 	}
-	if !ok {
-		return false, code("HTTP-request-denied", fmt.Errorf("request to %s://%s denied: add it to allowed_outbound_hosts", u.Scheme, u.Host))
-	}
-	return named, nil
+	return ok, named, nil
 }

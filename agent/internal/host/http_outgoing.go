@@ -85,9 +85,12 @@ func outgoingHandle(g *Guest, a []engine.Val) (engine.Val, error) {
 }
 
 func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureResponse, error) {
-	target, named, err := g.target(r)
-	if err != nil {
-		return nil, err
+	target, named, deferred := g.deferred(r)
+	if !deferred {
+		var err error
+		if target, named, err = g.target(r); err != nil {
+			return nil, err
+		}
 	}
 	if r.method == http.MethodConnect {
 		return nil, code("HTTP-request-method-invalid", errors.New("CONNECT makes a tunnel, which a handler has no end of"))
@@ -95,6 +98,9 @@ func (g *Guest) send(r *outgoingRequest, options *requestOptions) (*futureRespon
 	if g.requests++; g.limits.Requests > 0 && g.requests > g.limits.Requests {
 		limit := &LimitError{"requests", strconv.Itoa(g.limits.Requests)}
 		return nil, code("internal-error", g.note("wasi:http", limit), someText(limit.Error()))
+	}
+	if deferred {
+		return g.sendDeferred(r, target, named)
 	}
 	if g.inFlight.Load() >= maxInFlight {
 		return nil, code("connection-limit-reached", fmt.Errorf("%d outgoing requests are under way, which is the limit", maxInFlight))

@@ -246,7 +246,7 @@ func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
 	if limits.CPU < limits.Time { // a guest is one thread: it uses up no more than passes
 		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { cancel(&CPULimitError{limits.CPU}) }
 	}
-	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, Mounts: x.cfg.Mounts, KV: tx, Publisher: tx, Log: x.guestLog, Now: x.cfg.Now}
+	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, Mounts: x.cfg.Mounts, KV: tx, Publisher: tx, Deferrer: tx, Log: x.guestLog, Now: x.cfg.Now}
 	if x.event.Kind == trigger.KindTimer {
 		env.Args = []string{x.cfg.Name}
 	}
@@ -386,4 +386,9 @@ func (t *effects) Publish(topic string, payload []byte, qos byte, retain bool) e
 	}
 	t.writing()
 	return t.note(t.Tx.Publish(topic, payload, qos, retain))
+}
+
+func (t *effects) Defer(origin string, request []byte) error {
+	t.writing()
+	return t.note(t.Tx.Defer(origin, request))
 }

@@ -25,6 +25,7 @@ import (
 type Tx interface {
 	host.KV
 	host.Publisher
+	host.Deferrer
 	Writes() bool
 	With(key string, value []byte, once bool) error
 	Take(outbox uint64)
