@@ -165,7 +165,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		Begin: func(e *trigger.Event) runner.Tx {
 			return a.store.Begin(d.manifest.Application).Within(quota).Durable(d.durability[e.Trigger]).Stamp(a.stamp)
 		},
-		Log: a.log,
+		Log: a.log, Moment: a.moment,
 	})
 	return nil
 }

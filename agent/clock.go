@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dunlin.dev/dunlin/agent/internal/host"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/fleet/trust"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -57,6 +58,12 @@ var qualities = []wire.ClockQuality{wire.ClockSynced, wire.ClockEstimated, wire.
 func (a *Agent) stamp() store.Stamp {
 	now, quality := a.time()
 	return store.Stamp{At: time.UnixMilli(now.UnixMilli()), Clock: byte(slices.Index(qualities, quality)), Boot: a.boot, Up: sinceBoot()}
+}
+
+// moment is what handlers are told of the time.
+func (a *Agent) moment() host.Moment {
+	_, quality := a.time()
+	return host.Moment{Clock: string(quality), Boot: wire.BootID(a.boot).String(), Up: sinceBoot()}
 }
 
 // sinceBoot is the time since the kernel's boot, sleep included: clock_gettime(2), CLOCK_BOOTTIME.

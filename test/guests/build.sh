@@ -127,6 +127,7 @@ all() {
 	cargo_build spin "$1/spin/spin.wasm"
 	cargo_build ledger "$1/ledger/ledger.wasm"
 	cargo_build conformance "$1/conformance/conformance.wasm"
+	cargo_build courier "$1/courier/courier.wasm"
 	mkdir -p "$1/vectors"
 	for wat in "$here"/vectors/*.wat; do
 		node "$dir/node_modules/.bin/jco" parse "$wat" -o "$1/vectors/$(basename "$wat" .wat).wasm"

@@ -54,6 +54,12 @@ var Photos []byte
 //go:embed shelf/shelf.wasm
 var Shelf []byte
 
+// Courier takes messages on: "send/<topic>" to "uplink:<topic>", "post/..." by HTTP POST to the URL at its start, with what came of it on
+// "posted", and "when/..." is answered on "moment" with all that the board says of the time; so is every HTTP request.
+//
+//go:embed courier/courier.wasm
+var Courier []byte
+
 // Spin is made for Spin's synchronous triggers: it keeps a message under "message/<topic>", a cron event's seconds under
 // "cron" and the variable "greeting", if any, under that name, in the store "default". The payload "fail" is kept, and fails;
 // "forward" is published on "spin/<topic>" too. HTTP: .../keys lists what is kept, all else the headers that Spin adds.

@@ -22,6 +22,7 @@ func committed() map[string][]byte {
 		"spin/spin.wasm":               Spin,
 		"ledger/ledger.wasm":           Ledger,
 		"conformance/conformance.wasm": Conformance,
+		"courier/courier.wasm":         Courier,
 		"vectors/self-event.wasm":      SelfEvent,
 		"vectors/smallest.wasm":        Smallest,
 		"vectors/unknown-import.wasm":  UnknownImport,

@@ -70,6 +70,7 @@ type Env struct {
 	Environ   map[string]string
 	Stdin     io.Reader
 	Now       func() time.Time // wall clock; nil: time.Now
+	Moment    func() Moment    // of the event; nil: a handler is told nothing of it
 	Client    *http.Client     // wasi:http/outgoing-handler, already restricted by the host to Grants.OutboundHosts; nil: default
 }
 

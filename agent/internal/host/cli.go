@@ -63,9 +63,10 @@ func cliInterfaces() []*iface {
 }
 
 func environment(g *Guest, _ []engine.Val) (engine.Val, error) {
-	vals := make([]engine.Val, 0, len(g.env.Environ))
-	for _, k := range slices.Sorted(maps.Keys(g.env.Environ)) {
-		vals = append(vals, engine.Tuple(engine.String(k), engine.String(g.env.Environ[k])))
+	all := g.environ()
+	vals := make([]engine.Val, 0, len(all))
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		vals = append(vals, engine.Tuple(engine.String(k), engine.String(all[k])))
 	}
 	return engine.List(vals...), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,7 @@ type Guest struct {
 	requests int           // outgoing requests so far
 	open     int           // files and folders that it holds open
 	inFlight atomic.Int32  // of them, under way
+	told     [][2]string   // see moment
 	over     *LimitError   // the first limit that the guest was told of
 	stdin    *source
 	cursors  []string  // of wasi:keyvalue's first draft
@@ -121,7 +123,7 @@ func HandlersOf(c *engine.Component) Handlers {
 // HandleMessage calls Handlers.MQTT or .SpinMQTT. A guest's own error result is a *GuestError.
 func (g *Guest) HandleMessage(h Handlers, m Message) error {
 	if h.MQTT != nil {
-		v, err := own(g, typMessage, &message{topic: m.Topic, data: m.Payload})
+		v, err := own(g, typMessage, &message{topic: m.Topic, data: m.Payload, metadata: slices.Clone(g.moment())})
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ type fields struct {
 	pending   http.Header
 	immutable bool
 	size      int
+	extra     func() [][2]string // what the board adds to pending; nil: nothing
 }
 
 // forbidden names belong to the connection, which is the host's.
@@ -66,6 +67,7 @@ func (f *fields) load() {
 		}
 	}
 	f.pending = nil
+	f.addMoment()
 }
 
 func (f *fields) get(name string) []engine.Val {

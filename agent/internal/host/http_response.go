@@ -33,7 +33,7 @@ type outgoingResponse struct {
 // Errors: a *engine.Trap, ErrNoResponse (the guest never set one), a *GuestError (it set an error), or what w returned.
 func (g *Guest) ServeHTTP(x *engine.Export, w ResponseWriter, r *http.Request) error {
 	ex := &exchange{w: w, head: r.Method == http.MethodHead}
-	request, err := own(g, typIncomingRequest, &incomingRequest{r: r, headers: fieldsOf(r.Header)})
+	request, err := own(g, typIncomingRequest, &incomingRequest{r: r, headers: g.requestFields(r.Header)})
 	if err != nil {
 		return err
 	}

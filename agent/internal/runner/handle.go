@@ -247,6 +247,13 @@ func (x *run) call(ctx context.Context, tx *effects, at ready) (err error) {
 		of.Engine.CPU, of.Engine.OverCPU = limits.CPU, func() { cancel(&CPULimitError{limits.CPU}) }
 	}
 	env := &host.Env{Grants: x.cfg.Grants, Environ: x.cfg.Environ, Mounts: x.cfg.Mounts, KV: tx, Publisher: tx, Deferrer: tx, Log: x.guestLog, Now: x.cfg.Now}
+	if x.cfg.Moment != nil {
+		env.Moment = func() host.Moment {
+			m := x.cfg.Moment()
+			m.At = x.event.At
+			return m
+		}
+	}
 	if x.event.Kind == trigger.KindTimer {
 		env.Args = []string{x.cfg.Name}
 	}

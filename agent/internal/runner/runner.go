@@ -57,7 +57,8 @@ type Config struct {
 	Limits      Limits
 	Begin       func(e *trigger.Event) Tx
 	Log         *slog.Logger
-	Now         func() time.Time // wall clock; nil: time.Now
+	Now         func() time.Time   // wall clock; nil: time.Now
+	Moment      func() host.Moment // but for At; nil: handlers are told nothing of it
 }
 
 // Runner of one component version. Safe for concurrent use.
