@@ -42,6 +42,8 @@
 //	up_first_event_small, _js 6        median: from the start of dunlin up, its code compiled before, to the end of the first answer
 //	up_reload_small, _js      7        median: from a component's replacement until dunlin up says that the new one serves, compiling
 //	                                   included; meanwhile a client asks without pause, and no request fails
+//	outbox_drain              30,000   messages of 100 bytes a second that a handler had sent to the fleet on ten topics while the server was
+//	                                   away, from the link's return until the server has the last one; rate = "off"
 //	agent_binary              1        size of dunlin-agent as built
 //	update_full_bytes         1        all bytes of the board's fleet connection, both ways, MQTT and TCP payload (no TCP/IP headers), from
 //	                                   the push of the JS handler until it is reported to run
@@ -145,7 +147,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	begun := time.Now()
 	note("measure; load %s", load())
-	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"bodies", b.bodies}, {"cold", b.cold}, {"up", b.up}}
+	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"bodies", b.bodies}, {"cold", b.cold}, {"up", b.up}, {"outbox", b.outbox}}
 	if b.js != "" {
 		stages = append(stages, stage{"update", b.update}, stage{"cold js", b.coldJS})
 	}
