@@ -84,6 +84,10 @@ check-modules: toolchain
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 
+.PHONY: network
+network: build ## a bad network for FOR (1m) between board, sensors and fleet: nothing lost, nothing doubled; SEED=n repeats a run
+	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/network -for $(or $(FOR),1m) $(if $(SEED),-seed $(SEED))
+
 # One after the other, each with both cores. What is found lies in the package's testdata/fuzz: commit it with the fix.
 .PHONY: fuzz
 fuzz: toolchain ## fuzz each decoder for FUZZTIME (10s)

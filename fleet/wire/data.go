@@ -10,7 +10,7 @@ import (
 )
 
 // Data is a batch of messages that handlers published on "uplink:<topic>", on ChannelData; those of a topic in their order. On the wire:
-// "DD", version (1), outbox (8, big endian), then one message after the other. A message is flags (1), then id, sequence, time and
+// "DD", version (2), outbox (8, big endian), then one message after the other. A message is flags (1), then id, sequence, time and
 // up, as uvarints; the boot (16) unless its flag says that it is the one before's; application's length (1) and bytes, topic's
 // length (2, big endian) and bytes, unless their flag says so; payload's length (uvarint) and bytes. Flags: clock quality in bits 0
 // and 1 (0 synced, 1 estimated, 2 unsynced), 4 historical, 8 boot and 16 application and topic as before.

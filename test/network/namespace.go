@@ -83,7 +83,7 @@ func up(name, addr string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(s)
+	defer func() { _ = unix.Close(s) }()
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
