@@ -31,10 +31,12 @@ var fair = weather{delay: time.Millisecond}
 // patientRun is one that lasts long enough for the board to find out by its keepalive alone that it was forgotten: 80 s.
 const patientRun = 4 * time.Minute
 
-// forecast is the weather of a run, which the seed decides. Each kind comes round before any comes again.
+// forecast is the weather of a run, which the seed decides. Each kind comes round before any comes again, and those that forget
+// connections come last in each round: a board that has nothing to say doesn't notice before its keepalive, and the rest of
+// a short run would meet no packet.
 func forecast(seed uint64, length time.Duration) []phase {
 	dice := rand.New(rand.NewPCG(seed, 'w'))
-	kinds := []func() phase{
+	weathers := []func() phase{
 		func() phase { return phase{name: "rain", up: rain(dice, .02), down: rain(dice, .02)} },
 		func() phase { return phase{name: "storm", up: rain(dice, .2), down: rain(dice, .2)} },
 		func() phase { return phase{name: "partition", up: weather{closed: true}, down: weather{closed: true}} },
@@ -44,23 +46,29 @@ func forecast(seed uint64, length time.Duration) []phase {
 		func() phase {
 			return phase{name: "the board hears nothing", up: rain(dice, .02), down: weather{closed: true}}
 		},
+	}
+	restarts := []func() phase{
 		func() phase { return restarted(dice, "both ends", restart{true, true}) },
 		func() phase { return restarted(dice, "the board only", restart{board: true}) },
 	}
 	longest := 1500 * time.Millisecond
 	if length >= patientRun {
 		longest = length / 20
-		kinds = append(kinds,
+		restarts = append(restarts,
 			func() phase { return restarted(dice, "the far end only", restart{far: true}) },
 			func() phase { return restarted(dice, "nobody", restart{}) })
 	}
 	var all []phase
-	var deck []int
+	var deck []func() phase
 	for at := time.Duration(0); at < length; {
 		if len(deck) == 0 {
-			deck = dice.Perm(len(kinds))
+			for _, kinds := range [][]func() phase{weathers, restarts} {
+				for _, i := range dice.Perm(len(kinds)) {
+					deck = append(deck, kinds[i])
+				}
+			}
 		}
-		p := kinds[deck[0]]()
+		p := deck[0]()
 		deck, p.at = deck[1:], at
 		all = append(all, p)
 		at += 500*time.Millisecond + time.Duration(dice.Int64N(int64(longest)))

@@ -35,14 +35,15 @@ type peer struct {
 	hellos chan wire.Hello
 	states chan wire.State
 
-	mu      sync.Mutex
-	dice    *rand.Rand // nil: a perfect network
-	target  []byte
-	offers  map[wire.Digest]wire.Offer
-	offered int
-	blocks  map[uint32]int // sent, by index
-	forget  bool           // the next request for blocks is of an encoding that is forgotten
-	silent  bool
+	mu       sync.Mutex
+	dice     *rand.Rand // nil: a perfect network
+	target   []byte
+	offers   map[wire.Digest]wire.Offer
+	offered  int
+	blocks   map[uint32]int // sent, by index
+	forget   bool           // the next request for blocks is of an encoding that is forgotten
+	silent   bool
+	withheld bool // the last block of each offer is never sent
 }
 
 type openDoor struct{ mqtt.HookBase }
@@ -152,6 +153,9 @@ func (p *peer) answer(g wire.Get) {
 				frames = append(frames, wire.Frame{Kind: wire.FrameBlock, Request: g.Request, Index: i, Total: uint32(len(o.Blocks)),
 					Encoding: g.Blocks.Encoding, Body: p.target[at : at+o.BlockLen(i)]})
 			}
+		}
+		if p.withheld {
+			frames = slices.DeleteFunc(frames, func(f wire.Frame) bool { return f.Index+1 == f.Total })
 		}
 		if p.dice != nil {
 			p.dice.Shuffle(len(frames), func(i, k int) { frames[i], frames[k] = frames[k], frames[i] })
@@ -325,7 +329,8 @@ func TestAForgottenEncodingIsOfferedAnew(t *testing.T) {
 	t.Parallel()
 	target := content(20 * wire.MinBlockBytes)
 	p := newPeer(t, target)
-	l, _ := p.dial(time.Second, func([]byte) {})
+	p.withheld = true // so that it can't end before it is cut
+	l, _ := p.dial(20*time.Millisecond, func([]byte) {})
 	s := storetest.Open(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	err := l.Fetch(ctx, s, wire.Sum(target), int64(len(target)), nil, func(done, _ int64) {
@@ -337,7 +342,7 @@ func TestAForgottenEncodingIsOfferedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.mu.Lock()
-	p.forget = true
+	p.forget, p.withheld = true, false
 	p.mu.Unlock()
 	p.insist(l, s, func(int64, int64) {})
 	check(t, s, target)
