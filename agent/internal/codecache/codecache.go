@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/singleflight"
+
 	"dunlin.dev/dunlin/agent/internal/engine"
 )
 
@@ -28,6 +30,7 @@ type Cache struct {
 	log    *slog.Logger
 
 	compiling sync.Mutex // one at a time: each may take hundreds of megabytes
+	verifying singleflight.Group
 
 	mu       sync.Mutex
 	verified map[string]bool // files whose checksum was right since this process started
@@ -165,7 +168,7 @@ func (c *Cache) VerifyAll(ctx context.Context) {
 	}
 }
 
-// verify compares the file with its checksum, once a process.
+// verify compares the file with its checksum, once a process; who asks meanwhile waits for the same comparison.
 func (c *Cache) verify(path string) error {
 	c.mu.Lock()
 	done := c.verified[path]
@@ -173,6 +176,11 @@ func (c *Cache) verify(path string) error {
 	if done {
 		return nil
 	}
+	_, err, _ := c.verifying.Do(path, func() (any, error) { return nil, c.compare(path) })
+	return err
+}
+
+func (c *Cache) compare(path string) error {
 	want, err := os.ReadFile(path + ".sum")
 	if err != nil {
 		return err
