@@ -2,15 +2,12 @@ package trust
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
 
 	"dunlin.dev/dunlin/fleet/semver"
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 )
 
 // Desired is what one board should run, verified: from Verifier.Desired or ReopenDesired. Applications that it doesn't
@@ -83,48 +80,8 @@ func parseDesired(b []byte) (Desired, error) {
 	return d, nil
 }
 
-type envelope struct {
-	payload    []byte
-	signatures []dsse.Signature
-}
-
 // parseEnvelope reads a canonical DSSE envelope of a desired payload. It verifies nothing.
-func parseEnvelope(b []byte) (envelope, error) {
-	if len(b) > MaxEnvelopeBytes {
-		return envelope{}, verdict(TooLarge, Director, 0, "envelope of %d bytes, limit is %d", len(b), MaxEnvelopeBytes)
-	}
-	var e dsse.Envelope
-	if err := strict(b, &e); err != nil {
-		return envelope{}, verdict(Malformed, Director, 0, "envelope: %v", err)
-	}
-	if e.PayloadType != PayloadType {
-		return envelope{}, verdict(Malformed, Director, 0, "envelope of type %.80q, want %s", e.PayloadType, PayloadType)
-	}
-	payload, err := strictBase64(e.Payload)
-	if err != nil {
-		return envelope{}, verdict(Malformed, Director, 0, "envelope's payload: %v", err)
-	}
-	return envelope{payload, e.Signatures}, nil
-}
-
-// verify counts the director's keys that signed.
-func (e envelope) verify(r *root) error {
-	pae := dsse.PAE(PayloadType, e.payload)
-	signed := map[string]bool{}
-	for _, s := range e.signatures {
-		key, ok := r.director[s.KeyID]
-		if !ok {
-			continue
-		}
-		if sig, err := strictBase64(s.Sig); err == nil && ed25519.Verify(key.public, pae, sig) {
-			signed[hex.EncodeToString(key.public)] = true // by key, not by its name
-		}
-	}
-	if len(signed) < r.threshold {
-		return verdict(Signature, Director, 0, "%d of the director's keys signed, %d must", len(signed), r.threshold)
-	}
-	return nil
-}
+func parseEnvelope(b []byte) (envelope, error) { return openEnvelope(b, PayloadType, MaxEnvelopeBytes) }
 
 // Desired judges a desired envelope for device, after a complete refresh. On success State holds it. An error leaves
 // State as it was; where the director did sign for this device, the Desired that comes with it names its generation.

@@ -2,9 +2,7 @@ package trust
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -13,7 +11,6 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/fleet/semver"
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -340,23 +337,12 @@ const PayloadType = "application/vnd.dunlin.desired.v1+json"
 
 // SignDesired puts a desired payload (wire.MarshalDesired) into an envelope signed by keys.
 func SignDesired(payload []byte, keys ...Key) ([]byte, error) {
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("sign desired: %w", errNoKeys)
-	}
 	if _, err := parseDesired(payload); err != nil {
 		return nil, fmt.Errorf("sign desired: %w", err)
 	}
-	e := dsse.Envelope{PayloadType: PayloadType, Payload: base64.StdEncoding.EncodeToString(payload)}
-	for _, k := range keys {
-		sig := ed25519.Sign(k.private, dsse.PAE(PayloadType, payload))
-		e.Signatures = append(e.Signatures, dsse.Signature{KeyID: k.Public().ID(), Sig: base64.StdEncoding.EncodeToString(sig)})
-	}
-	b, err := json.Marshal(e)
+	b, err := seal(payload, PayloadType, MaxEnvelopeBytes, keys)
 	if err != nil {
 		return nil, fmt.Errorf("sign desired: %w", err)
-	}
-	if len(b) > MaxEnvelopeBytes {
-		return nil, fmt.Errorf("sign desired: %d bytes, limit is %d", len(b), MaxEnvelopeBytes)
 	}
 	return b, nil
 }

@@ -74,11 +74,11 @@ func MarshalLog(m Log) ([]byte, error) { return marshal("log", m, MaxMessageByte
 // UnmarshalLog is the inverse of MarshalLog.
 func UnmarshalLog(b []byte) (Log, error) { return unmarshal[Log]("log", b, MaxMessageBytes) }
 
-// MarshalDo gives the canonical bytes of m.
-func MarshalDo(m Do) ([]byte, error) { return marshal("do", m, MaxMessageBytes) }
+// MarshalDo gives the canonical bytes of m, for the director to sign.
+func MarshalDo(m Do) ([]byte, error) { return marshal("do", m, MaxDoBytes) }
 
-// UnmarshalDo is the inverse of MarshalDo.
-func UnmarshalDo(b []byte) (Do, error) { return unmarshal[Do]("do", b, MaxMessageBytes) }
+// UnmarshalDo is the inverse of MarshalDo. It verifies nothing: boards ask trust.
+func UnmarshalDo(b []byte) (Do, error) { return unmarshal[Do]("do", b, MaxDoBytes) }
 
 // MarshalDone gives the canonical bytes of m.
 func MarshalDone(m Done) ([]byte, error) { return marshal("done", m, MaxMessageBytes) }
@@ -114,6 +114,14 @@ func (m *Hello) check() error {
 	}
 	for _, i := range m.Installed {
 		if err := first(CheckName("application", i.Application), text("version", i.Version, MaxNameBytes)); err != nil {
+			return err
+		}
+	}
+	if len(m.Operations) > MaxOperations {
+		return fmt.Errorf("%d operations, limit is %d", len(m.Operations), MaxOperations)
+	}
+	for _, o := range m.Operations {
+		if err := CheckName("operation", string(o)); err != nil {
 			return err
 		}
 	}
@@ -263,17 +271,6 @@ func (m *Log) check() error {
 		}
 	}
 	return nil
-}
-
-func (m *Do) check() error {
-	return first(CheckName("request", m.ID), CheckName("operation", m.Operation), utc("deadline", m.Deadline))
-}
-
-func (m *Done) check() error {
-	if len(m.Result) > 0 && m.Error != "" {
-		return fmt.Errorf("both a result and an error")
-	}
-	return first(CheckName("request", m.ID), text("error", m.Error, MaxErrorBytes))
 }
 
 // CheckTriggerID checks a trigger's id: as a name, up to MaxTriggerID bytes.

@@ -20,13 +20,14 @@ const (
 // ErrorCode says why the fleet can't answer a get. Append only.
 type ErrorCode uint32
 
-// Error codes, and what the board does.
+// Error codes, and what the board does. A Done has them too.
 const (
 	CodeBadRequest      ErrorCode = 1 // a bug on one side: report it, don't ask again
 	CodeNotFound        ErrorCode = 2 // no such metadata, manifest or blob
 	CodeUnknownEncoding ErrorCode = 3 // the offer is gone: ask for a new one
 	CodeBusy            ErrorCode = 4 // ask again later
 	CodeInternal        ErrorCode = 5 // the server's own failure: ask again later
+	CodeRefused         ErrorCode = 6 // of a Done: the board's config or state forbids it
 )
 
 func (c ErrorCode) String() string {
@@ -41,6 +42,8 @@ func (c ErrorCode) String() string {
 		return "busy"
 	case CodeInternal:
 		return "internal error"
+	case CodeRefused:
+		return "refused"
 	}
 	return fmt.Sprintf("code %d", uint32(c))
 }

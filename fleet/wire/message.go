@@ -14,6 +14,8 @@ type Hello struct {
 	Boot      string            `json:"boot"`    // kernel's boot id: tells a reconnect from a reboot
 	Labels    map[string]string `json:"labels,omitempty"`
 	Installed []Installed       `json:"installed,omitempty"`
+
+	Operations []Operation `json:"operations,omitempty"` // of a Do that the agent knows; none: it is older than those
 }
 
 // Installed is one application that a board has, running or not.
@@ -169,17 +171,22 @@ type LogLine struct {
 	Text        string    `json:"text"`
 }
 
-// Do is a request to a board, void after its deadline.
+// Do is a request to one board: the payload that the director signs (see trust.SignDo). It counts in the session that it names, before
+// its deadline, and once: a repeat of its id only has its answer repeated.
 type Do struct {
+	Fleet     string            `json:"fleet"`
+	Device    string            `json:"device"`
+	Session   string            `json:"session"` // of the board's newest Hello
 	ID        string            `json:"id"`
-	Operation string            `json:"operation"`
-	Deadline  time.Time         `json:"deadline"`
+	Operation Operation         `json:"operation"`
+	Deadline  time.Time         `json:"deadline"` // UTC
 	Arguments map[string]string `json:"arguments,omitempty"`
 }
 
-// Done answers a Do. Result is canonical JSON of the operation's own shape.
+// Done answers a Do: a Result in the operation's own shape, or a Code and its Error.
 type Done struct {
 	ID     string          `json:"id"`
+	Code   ErrorCode       `json:"code,omitempty"`
 	Error  string          `json:"error,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 }

@@ -27,6 +27,9 @@ var codecs = map[string]func([]byte) ([]byte, error){
 	"log":      again(UnmarshalLog, MarshalLog),
 	"do":       again(UnmarshalDo, MarshalDo),
 	"done":     again(UnmarshalDone, MarshalDone),
+	"events":   again(UnmarshalEvents, MarshalEvents),
+	"event":    again(UnmarshalDeadEvent, MarshalDeadEvent),
+	"renamed":  again(UnmarshalRenamed, MarshalRenamed),
 	"release":  again(ParseRelease, MarshalRelease),
 	"frame":    again(UnmarshalFrame, MarshalFrame),
 	"offer":    again(UnmarshalOffer, MarshalOffer),
@@ -167,7 +170,7 @@ func writeVectors(t *testing.T) {
 		write("bad", message+".key-case.json", append(append(bytes.Clone(good[:i]), bytes.ToUpper(good[i:i+1])...), good[i+1:]...), nil)
 	}
 	hello := Hello{Version: Version, Session: "b1c2", Agent: "0.1.0", Arch: "arm64", Boot: "1f0e", Labels: map[string]string{"site": "north", "model": "pi 4"},
-		Installed: []Installed{{"greenhouse", "1.4.0", Sum([]byte("m"))}}}
+		Installed: []Installed{{"greenhouse", "1.4.0", Sum([]byte("m"))}}, Operations: Operations()}
 	b, err := MarshalHello(hello)
 	write("good", "hello.json", b, err)
 	damage("hello", b)
@@ -209,12 +212,7 @@ func writeVectors(t *testing.T) {
 	b, err = MarshalLog(Log{Session: "b1c2", Dropped: 2, Lines: []LogLine{{Sequence: 1, At: when, Level: "info", Application: "greenhouse", Component: "climate", Text: "28.5 °C\n"}}})
 	write("good", "log.json", b, err)
 	damage("log", b)
-	b, err = MarshalDo(Do{ID: "r1", Operation: "restart", Deadline: when, Arguments: map[string]string{"application": "greenhouse"}})
-	write("good", "do.json", b, err)
-	damage("do", b)
-	b, err = MarshalDone(Done{ID: "r1", Result: []byte(`{"n":1}`)})
-	write("good", "done.json", b, err)
-	damage("done", b)
+	writeRequests(write, damage)
 	b, err = MarshalRelease(sampleRelease())
 	write("good", "release.json", b, err)
 	damage("release", b)
@@ -272,4 +270,45 @@ func writeVectors(t *testing.T) {
 	write("bad", "topic.channel.txt", []byte("dunlin/v1/green/pi-1/other"), nil)
 	write("bad", "topic.wildcard.txt", []byte("dunlin/v1/green/+/desired"), nil)
 	write("bad", "topic.version.txt", []byte("dunlin/v2/green/pi-1/desired"), nil)
+}
+
+func writeRequests(write func(kind, name string, b []byte, err error), damage func(message string, good []byte)) {
+	b, err := MarshalDo(Do{Fleet: "green", Device: "pi-1", Session: "b1c2", ID: "r1", Operation: EventsDrop, Deadline: when, Arguments: map[string]string{"event": "e17"}})
+	write("good", "do.json", b, err)
+	damage("do", b)
+	write("bad", "do.no-device.json", bytes.Replace(b, []byte(`"pi-1"`), []byte(`""`), 1), nil)
+	write("bad", "do.local-time.json", bytes.Replace(b, []byte(`12:00:00Z`), []byte(`13:00:00+01:00`), 1), nil)
+	write("bad", "do.large.json", bytes.Replace(b, []byte(`"e17"`), []byte(`"`+strings.Repeat("x", MaxDoBytes)+`"`), 1), nil)
+	b, err = MarshalDo(Do{Fleet: "green", Device: "pi-1", Session: "b1c2", ID: "r1", Operation: "of.the-future", Deadline: when})
+	write("good", "do.unknown.json", b, err)
+	b, err = MarshalDone(Done{ID: "r1", Result: []byte(`{"event":"e17"}`)})
+	write("good", "done.json", b, err)
+	damage("done", b)
+	b, err = MarshalDone(Done{ID: "r1", Code: CodeNotFound, Error: "no such event"})
+	write("good", "done.error.json", b, err)
+	write("bad", "done.no-code.json", bytes.Replace(b, []byte(`"code":2,`), nil, 1), nil)
+	write("bad", "done.both.json", bytes.Replace(b, []byte(`such event"`), []byte(`such event","result":{}`), 1), nil)
+	write("bad", "done.nothing.json", []byte(`{"id":"r1"}`), nil)
+	b, err = MarshalRenamed(Renamed{"e18446744073709551615"})
+	write("good", "renamed.json", b, err)
+	damage("renamed", b)
+	write("bad", "renamed.beyond.json", []byte(`{"event":"e18446744073709551616"}`), nil)
+	write("bad", "renamed.zero.json", []byte(`{"event":"e017"}`), nil)
+	letter := DeadEvent{Event: "e17", Trigger: "greenhouse/in", Topic: "in/a", QoS: 1, At: when, Attempts: 4, Reason: "error", Cause: "failing over 97", Bytes: 2, Text: "97"}
+	b, err = MarshalDeadEvent(letter)
+	write("good", "event.json", b, err)
+	damage("event", b)
+	write("bad", "event.more-than-it-has.json", bytes.Replace(b, []byte(`"97"`), []byte(`"978"`), 1), nil)
+	raw := letter
+	raw.Text, raw.Payload, raw.Bytes, raw.Cut = "", []byte{0xff, 0, 1}, MaxShownBytes+1, true
+	b, err = MarshalDeadEvent(raw)
+	write("good", "event.cut.json", b, err)
+	next := letter
+	letter.Text, next.Event, next.Text = "", "e18", ""
+	b, err = MarshalEvents(Events{Waiting: 1, WaitingBytes: 40, Dead: []DeadEvent{letter, next}, More: true})
+	write("good", "events.json", b, err)
+	damage("events", b)
+	write("bad", "events.order.json", bytes.Replace(b, []byte(`"e18"`), []byte(`"e17"`), 1), nil)
+	write("bad", "events.more-of-nothing.json", []byte(`{"waiting":0,"waiting_bytes":0,"outbox_bytes":0,"dead_dropped":0,"dead":[],"more":true}`), nil)
+	write("bad", "events.negative.json", bytes.Replace(b, []byte(`"waiting":1`), []byte(`"waiting":-1`), 1), nil)
 }

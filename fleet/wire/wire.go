@@ -18,6 +18,9 @@ const Version = 1
 const (
 	MaxMessageBytes  = 128 << 10 // one MQTT payload, whatever the channel
 	MaxDesiredBytes  = 32 << 10  // one desired payload, before its envelope
+	MaxDoBytes       = 4 << 10   // one request to a board, before its envelope
+	MaxOperations    = 64        // that a board knows
+	MaxArguments     = 16        // of a request to a board
 	MaxManifestBytes = 256 << 10 // one release manifest
 	MaxBlobBytes     = 256 << 20 // one component
 	MaxNameBytes     = 64        // fleet, device, application, component
