@@ -48,9 +48,10 @@ type Agent struct {
 	unpacked    *files.Unpacked
 	directories directories
 
-	link    *link.Link // nil without a fleet, as are manager and uplink
-	manager *manager
-	uplink  *uplink.Sender
+	link     *link.Link // nil without a fleet, as are manager, requests and uplink
+	manager  *manager
+	requests *requests
+	uplink   *uplink.Sender
 
 	deferred *uplink.Deferred
 	changed  chan struct{} // holds one: there is something new to report
@@ -136,6 +137,7 @@ func (a *Agent) join(f Fleet) error {
 	if a.manager, err = newManager(a, g); err != nil {
 		return err
 	}
+	a.requests = newRequests(a)
 	a.link = link.New(link.Config{
 		URL: f.URL, Fleet: f.Name, Device: f.Device, Token: trimmed(token),
 		Silence:   a.cfg.silence,
@@ -143,6 +145,7 @@ func (a *Agent) join(f Fleet) error {
 		Hello:     a.hello,
 		OnUp:      func() { a.manager.linkUp(); a.uplink.Up(); a.deferred.Up(); a.report() },
 		OnDesired: a.manager.offer,
+		OnDo:      a.requests.offer,
 	}, a.log.With("source", "fleet"))
 	a.uplink = a.newUplink()
 	return a.restore(g.state)
@@ -211,6 +214,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		group.Go(func() error { return a.uplink.Run(ctx, up) })
 		group.Go(func() error { return a.link.Run(ctx) })
 		group.Go(func() error { return a.manager.run(ctx) })
+		group.Go(func() error { return a.requests.run(ctx) })
 		group.Go(func() error { return a.reporter(ctx) })
 	}
 	group.Go(func() error { a.code.VerifyAll(ctx); return nil })

@@ -61,6 +61,7 @@ type Fleet struct {
 	URL       string `toml:"url"`    // mqtt://host[:port] of the fleet server
 	Root      string `toml:"root"`   // file: the fleet's root.json, where all trust starts
 	TokenFile string `toml:"token_file"`
+	Requests  string `toml:"requests"` // what the server may ask for beside releases: "all" (default), "read", or "off"
 }
 
 // Uplink bounds what waits on the board to leave it, and how fast it does; empty fields are the defaults.
@@ -195,6 +196,12 @@ func (c *Config) complete() error {
 	}
 	if err := errors.Join(wire.CheckName("fleet", f.Name), wire.CheckName("device", f.Device)); err != nil {
 		return fmt.Errorf("check config: %w", err)
+	}
+	if f.Requests == "" {
+		f.Requests = requestsAll
+	}
+	if !slices.Contains([]string{requestsAll, requestsRead, off}, f.Requests) {
+		return fmt.Errorf("check config: fleet.requests is %q, want %q, %q or %q", f.Requests, requestsAll, requestsRead, off)
 	}
 	return checkBroker("fleet.url", f.URL)
 }

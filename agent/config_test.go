@@ -31,6 +31,7 @@ func TestFaultsOfAConfigAreNamed(t *testing.T) {
 		{strings.Replace(fleet, "url = 'mqtt://fleet'\n", "", 1), "fleet.url is not set"},
 		{strings.Replace(fleet, "token_file = 'token'\n", "", 1), "fleet.token_file is not set"},
 		{strings.Replace(fleet, "mqtt://fleet", "fleet:1883", 1), "fleet.url is"},
+		{fleet + "requests = 'some'\n", `fleet.requests is "some", want "all", "read" or "off"`},
 	} {
 		path := filepath.Join(t.TempDir(), "agent.toml")
 		must(t, os.WriteFile(path, []byte(c.config), 0o600))

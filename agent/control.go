@@ -74,10 +74,10 @@ func (a *Agent) controls() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /mqtt", a.fireMessage)
 	mux.HandleFunc("POST /timer", a.fireTimer)
-	mux.HandleFunc("GET /events", a.listEvents)
-	mux.HandleFunc("GET /events/{event}", a.withDead(a.showEvent))
-	mux.HandleFunc("POST /events/{event}/retry", a.withDead(a.retryEvent))
-	mux.HandleFunc("DELETE /events/{event}", a.withDead(a.dropEvent))
+	mux.HandleFunc("GET /events", a.serveEvents)
+	mux.HandleFunc("GET /events/{event}", withDead(a, showDead))
+	mux.HandleFunc("POST /events/{event}/retry", withDead(a, a.retryDead))
+	mux.HandleFunc("DELETE /events/{event}", withDead(a, a.dropDead))
 	requests := http.StripPrefix("/http", a.http)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/http/") { // not through mux, which redirects paths like //

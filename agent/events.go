@@ -6,112 +6,52 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"time"
-	"unicode/utf8"
 
 	"dunlin.dev/dunlin/agent/internal/inbox"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
-// Events is what waits on the board, and what was given up.
-type Events struct {
-	Waiting      int         `json:"waiting"` // accepted and not handled yet, beside what is in memory alone
-	WaitingBytes int64       `json:"waiting_bytes"`
-	OutboxBytes  int64       `json:"outbox_bytes"`
-	DeadDropped  uint64      `json:"dead_dropped"` // dead letters that had to make room, since the agent started
-	Dead         []DeadEvent `json:"dead"`
-}
-
-// DeadEvent is one event that was given up.
-type DeadEvent struct {
-	Event    string    `json:"event"` // its name, to retry or drop it by
-	Trigger  string    `json:"trigger"`
-	Topic    string    `json:"topic"`
-	QoS      byte      `json:"qos"`
-	At       time.Time `json:"at"`
-	Attempts int       `json:"attempts"`
-	Reason   string    `json:"reason"`
-	Cause    string    `json:"cause"`
-	Bytes    int       `json:"bytes"`
-	Text     string    `json:"text,omitempty"`    // the payload, where it is UTF-8; of one that was asked for
-	Payload  []byte    `json:"payload,omitempty"` // else, in base64
-}
-
-// maxListed bounds the dead letters in one answer; the oldest come first.
+// maxListed bounds the dead letters in one answer on the control socket; the oldest come first.
 const maxListed = 1000
 
-func deadEvent(d inbox.Dead, payload bool) DeadEvent {
-	e := DeadEvent{Event: inbox.Name(d.Number), Trigger: d.Trigger, Topic: d.Message.Topic, QoS: d.Message.QoS, At: d.At.UTC(),
+// errNoTrigger: a letter can't be retried, since nothing would take it.
+var errNoTrigger = errors.New("nothing here has its trigger any more")
+
+func deadEvent(d inbox.Dead) wire.DeadEvent {
+	return wire.DeadEvent{Event: inbox.Name(d.Number), Trigger: d.Trigger, Topic: d.Message.Topic, QoS: d.Message.QoS, At: d.At.UTC(),
 		Attempts: d.Attempts, Reason: string(d.Reason), Cause: d.Cause, Bytes: len(d.Message.Payload)}
-	switch {
-	case !payload:
-	case utf8.Valid(d.Message.Payload):
-		e.Text = string(d.Message.Payload)
-	default:
-		e.Payload = d.Message.Payload
-	}
-	return e
 }
 
-func (a *Agent) listEvents(w http.ResponseWriter, _ *http.Request) {
-	dead, err := a.inbox.Dead(0, maxListed)
+// events is what waits, and up to n dead letters with numbers above after.
+func (a *Agent) events(after uint64, n int) (wire.Events, error) {
+	dead, err := a.inbox.Dead(after, n+1)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		return wire.Events{}, err
 	}
 	stats, err := a.store.Stats()
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		return wire.Events{}, err
 	}
-	n := a.inbox.Counts()
-	out := Events{Waiting: n.Waiting, WaitingBytes: n.WaitingBytes, OutboxBytes: stats.Outbox, DeadDropped: n.DeadDropped, Dead: []DeadEvent{}}
-	for _, d := range dead {
-		out.Dead = append(out.Dead, deadEvent(d, false))
+	c := a.inbox.Counts()
+	out := wire.Events{Waiting: c.Waiting, WaitingBytes: c.WaitingBytes, OutboxBytes: stats.Outbox, DeadDropped: c.DeadDropped, Dead: []wire.DeadEvent{},
+		More: len(dead) > n}
+	for _, d := range dead[:min(len(dead), n)] {
+		out.Dead = append(out.Dead, deadEvent(d))
 	}
-	answer(w, out)
+	return out, nil
 }
 
-func answer(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v)
-}
-
-// withDead finds the dead letter that a request names.
-func (a *Agent) withDead(do func(http.ResponseWriter, inbox.Dead) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		d, err := a.inbox.Find(r.PathValue("event"))
-		if err == nil {
-			err = do(w, d)
-		}
-		switch {
-		case errors.Is(err, inbox.ErrUnknown):
-			http.Error(w, err.Error(), http.StatusNotFound)
-		case errors.Is(err, inbox.ErrFull):
-			http.Error(w, err.Error(), http.StatusInsufficientStorage)
-		case err != nil:
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-		}
-	}
-}
-
-func (a *Agent) showEvent(w http.ResponseWriter, d inbox.Dead) error {
-	answer(w, deadEvent(d, true))
-	return nil
-}
-
-// retryEvent needs a trigger of that name: without one it would wait for ever.
-func (a *Agent) retryEvent(w http.ResponseWriter, d inbox.Dead) error {
+// retryDead needs a trigger of that name: without one the event would wait for ever.
+func (a *Agent) retryDead(d inbox.Dead) (wire.Renamed, error) {
 	if there := a.triggerNames(); !slices.Contains(there, d.Trigger) {
-		http.Error(w, fmt.Sprintf("retry event %s: nothing here has its trigger %s any more; there are %q", inbox.Name(d.Number), d.Trigger, there), http.StatusConflict)
-		return nil
+		return wire.Renamed{}, fmt.Errorf("retry event %s: %w: %s; there are %.500q", inbox.Name(d.Number), errNoTrigger, d.Trigger, there)
 	}
 	e, err := a.inbox.Retry(d)
 	if err != nil {
-		return err
+		return wire.Renamed{}, err
 	}
 	a.bus.Look(d.Trigger)
-	answer(w, map[string]string{"event": inbox.Name(e.Number)})
-	return nil
+	return wire.Renamed{Event: inbox.Name(e.Number)}, nil
 }
 
 func (a *Agent) triggerNames() []string {
@@ -124,10 +64,49 @@ func (a *Agent) triggerNames() []string {
 	return names
 }
 
-func (a *Agent) dropEvent(w http.ResponseWriter, d inbox.Dead) error {
-	if err := a.inbox.Drop(d); err != nil {
-		return err
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (a *Agent) serveEvents(w http.ResponseWriter, _ *http.Request) {
+	all, err := a.events(0, maxListed)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
-	answer(w, map[string]string{"event": inbox.Name(d.Number)})
-	return nil
+	answer(w, all)
+}
+
+// withDead answers with what is done to the dead letter that a request names.
+func withDead[T any](a *Agent, do func(inbox.Dead) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		d, err := a.inbox.Find(r.PathValue("event"))
+		var done T
+		if err == nil {
+			done, err = do(d)
+		}
+		switch {
+		case err == nil:
+			answer(w, done)
+		case errors.Is(err, inbox.ErrUnknown):
+			http.Error(w, err.Error(), http.StatusNotFound)
+		case errors.Is(err, errNoTrigger):
+			http.Error(w, err.Error(), http.StatusConflict)
+		case errors.Is(err, inbox.ErrFull):
+			http.Error(w, err.Error(), http.StatusInsufficientStorage)
+		default:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	}
+}
+
+func showDead(d inbox.Dead) (wire.DeadEvent, error) {
+	e := deadEvent(d)
+	e.ShowAll(d.Message.Payload)
+	return e, nil
+}
+
+func (a *Agent) dropDead(d inbox.Dead) (wire.Renamed, error) {
+	return wire.Renamed{Event: inbox.Name(d.Number)}, a.inbox.Drop(d)
 }

@@ -35,6 +35,7 @@ type manager struct {
 	retry    time.Time // when it is judged again
 	frozen   bool
 	versions wire.TrustReport
+	root     []byte    // trusted, as it is stored
 	issued   time.Time // newest signed time: the clock's floor
 }
 
@@ -58,6 +59,16 @@ func (m *manager) learn() {
 	defer m.mu.Unlock()
 	m.frozen, m.issued = m.guard.frozen, m.guard.state.Issued
 	m.versions = versionsOf(m.guard.state)
+	if m.root = m.guard.state.Root; m.root == nil {
+		m.root = m.guard.root
+	}
+}
+
+// trusted is the root by which the fleet's requests are judged.
+func (m *manager) trusted() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.root
 }
 
 // interrupted finds activations that ended the agent: the release rests, and what served before goes on.

@@ -56,7 +56,7 @@ func (a *Agent) reporter(ctx context.Context) error {
 }
 
 func (a *Agent) hello(session string) wire.Hello {
-	h := wire.Hello{Version: wire.Version, Session: session, Agent: a.cfg.Version, Arch: runtime.GOARCH, Boot: bootID(), Labels: a.cfg.Labels}
+	h := wire.Hello{Version: wire.Version, Session: session, Agent: a.cfg.Version, Arch: runtime.GOARCH, Boot: bootID(), Labels: a.cfg.Labels, Operations: wire.Operations()}
 	for _, d := range a.apps.list() {
 		h.Installed = append(h.Installed, wire.Installed{Application: d.manifest.Application, Version: d.manifest.Version, Release: wire.Digest(d.release.Digest())})
 	}

@@ -48,6 +48,7 @@ type testFleet struct {
 	address string
 	gets    chan wire.Get
 	reports chan wire.Reported
+	dones   chan wire.Done
 }
 
 type offered struct {
@@ -59,7 +60,7 @@ func newFleet(t *testing.T) *testFleet {
 	t.Helper()
 	f := &testFleet{t: t, name: "farm", device: "hut", roots: map[int64][]byte{}, meta: map[trust.Role][]byte{}, versions: map[trust.Role]int64{},
 		manifests: map[wire.Digest][]byte{}, blobs: map[wire.Digest][]byte{}, offers: map[wire.Digest]offered{},
-		gets: make(chan wire.Get, 1024), reports: make(chan wire.Reported, 4096)}
+		gets: make(chan wire.Get, 1024), reports: make(chan wire.Reported, 4096), dones: make(chan wire.Done, 1024)}
 	for _, k := range []*trust.Key{&f.root, &f.release, &f.snapshot, &f.timestamp, &f.director} {
 		*k = newKey(t)
 	}
@@ -123,7 +124,7 @@ func (f *testFleet) listen(address string) {
 	must(f.t, f.broker.AddHook(&openDoor{}, nil))
 	must(f.t, f.broker.AddListener(listeners.NewNet("fleet", l)))
 	must(f.t, f.broker.Serve())
-	gets, reports := f.gets, f.reports
+	gets, reports, dones := f.gets, f.reports, f.dones
 	take := func(_ *mqtt.Client, _ packets.Subscription, p packets.Packet) {
 		topic, err := wire.ParseTopic(p.TopicName)
 		if err != nil {
@@ -145,6 +146,13 @@ func (f *testFleet) listen(address string) {
 				return
 			}
 			reports <- r
+		case wire.ChannelDone:
+			d, err := wire.UnmarshalDone(p.Payload)
+			if err != nil {
+				f.t.Errorf("the board answers %.200q: %v", p.Payload, err)
+				return
+			}
+			dones <- d
 		}
 	}
 	for i, filter := range wire.FleetFilters(f.name) {

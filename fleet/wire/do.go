@@ -58,6 +58,7 @@ const (
 	MaxEventsPage  = 64       // dead letters in one answer
 	MaxShownBytes  = 48 << 10 // of a payload in an answer; as text it may take six times that in JSON, and is cut to fit
 	maxShownAsText = 96 << 10 // of such a text in JSON
+	maxResultBytes = MaxMessageBytes - 1<<10
 )
 
 // EventName of an event by its number.
@@ -73,9 +74,19 @@ func ParseEvent(name string) (uint64, error) {
 	return 0, fmt.Errorf("event %.40q: want e and a number", name)
 }
 
+// ShowAll puts a payload into e.
+func (e *DeadEvent) ShowAll(payload []byte) {
+	e.Bytes, e.Text, e.Payload = len(payload), "", nil
+	if utf8.Valid(payload) {
+		e.Text = string(payload)
+	} else {
+		e.Payload = payload
+	}
+}
+
 // Show puts a payload into e, or its beginning where it is too long for an answer.
 func (e *DeadEvent) Show(payload []byte) {
-	e.Bytes = len(payload)
+	e.ShowAll(payload)
 	if !utf8.Valid(payload) {
 		e.Payload, e.Cut = payload[:min(len(payload), MaxShownBytes)], len(payload) > MaxShownBytes
 		return
@@ -97,27 +108,27 @@ func (e DeadEvent) Brief() DeadEvent {
 }
 
 // MarshalEvents gives the canonical bytes of m.
-func MarshalEvents(m Events) ([]byte, error) { return marshal("events", m, MaxMessageBytes) }
+func MarshalEvents(m Events) ([]byte, error) { return marshal("events", m, maxResultBytes) }
 
 // UnmarshalEvents is the inverse of MarshalEvents.
 func UnmarshalEvents(b []byte) (Events, error) {
-	return unmarshal[Events]("events", b, MaxMessageBytes)
+	return unmarshal[Events]("events", b, maxResultBytes)
 }
 
 // MarshalDeadEvent gives the canonical bytes of m.
-func MarshalDeadEvent(m DeadEvent) ([]byte, error) { return marshal("event", m, MaxMessageBytes) }
+func MarshalDeadEvent(m DeadEvent) ([]byte, error) { return marshal("event", m, maxResultBytes) }
 
 // UnmarshalDeadEvent is the inverse of MarshalDeadEvent.
 func UnmarshalDeadEvent(b []byte) (DeadEvent, error) {
-	return unmarshal[DeadEvent]("event", b, MaxMessageBytes)
+	return unmarshal[DeadEvent]("event", b, maxResultBytes)
 }
 
 // MarshalRenamed gives the canonical bytes of m.
-func MarshalRenamed(m Renamed) ([]byte, error) { return marshal("renamed event", m, MaxMessageBytes) }
+func MarshalRenamed(m Renamed) ([]byte, error) { return marshal("renamed event", m, maxResultBytes) }
 
 // UnmarshalRenamed is the inverse of MarshalRenamed.
 func UnmarshalRenamed(b []byte) (Renamed, error) {
-	return unmarshal[Renamed]("renamed event", b, MaxMessageBytes)
+	return unmarshal[Renamed]("renamed event", b, maxResultBytes)
 }
 
 func (m *Do) check() error {

@@ -2,12 +2,16 @@ package inbox
 
 import (
 	"cmp"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"dunlin.dev/dunlin/agent/internal/crash"
+	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Bury gives an event up. It goes to the dead letters in one transaction with ends; waits: it leaves the inbox for them.
@@ -86,7 +90,7 @@ func (b *Box) exhume(trigger string, number uint64) bool {
 }
 
 // Name of an event, for people.
-func Name(number uint64) string { return fmt.Sprintf("e%d", number) }
+func Name(number uint64) string { return wire.EventName(number) }
 
 // Dead letters, oldest first, those after the number `after`, at most n.
 func (b *Box) Dead(after uint64, n int) ([]Dead, error) {
@@ -138,10 +142,27 @@ func (b *Box) Find(name string) (Dead, error) {
 	return b.dead(g)
 }
 
-// Drop a dead letter for good.
+// lastKey is the record of the highest number given, as of the last dead letter that left: its name is never given again, so that
+// what is asked twice of a letter is not done to another.
+const lastKey = "events/last"
+
+func (b *Box) lastRow() trigger.Row {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return trigger.Row{Key: lastKey, Value: binary.BigEndian.AppendUint64(nil, b.last)}
+}
+
+// Drop a dead letter for good. ErrUnknown: it is gone already.
 func (b *Box) Drop(d Dead) error {
-	if err := b.store.Put(map[string][]byte{key(deadArea, d.Trigger, d.Number): nil}); err != nil {
-		return fmt.Errorf("drop event %s: %w", Name(d.Number), err)
+	b.leaving.Lock()
+	defer b.leaving.Unlock()
+	tx := b.store.Begin("")
+	err := addEnds(tx, trigger.Ends{Rows: []trigger.Row{{Key: key(deadArea, d.Trigger, d.Number), Once: true}, b.lastRow()}})
+	if err == nil {
+		err = tx.Commit(b.ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("drop event %s: %w", Name(d.Number), gone(err))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,11 +170,20 @@ func (b *Box) Drop(d Dead) error {
 	return nil
 }
 
-// Retry puts a dead letter behind what waits, as an event with a new number; its source has to be told.
+func gone(err error) error {
+	if errors.Is(err, store.ErrDone) {
+		return ErrUnknown
+	}
+	return err
+}
+
+// Retry puts a dead letter behind what waits, as an event with a new number; its source has to be told. ErrUnknown: it is gone already.
 func (b *Box) Retry(d Dead) (e Event, err error) {
+	b.leaving.Lock()
+	defer b.leaving.Unlock()
 	e = d.Event
 	e.Number = b.Number()
-	rows := []trigger.Row{{Key: key(deadArea, d.Trigger, d.Number), Once: true}}
+	rows := []trigger.Row{{Key: key(deadArea, d.Trigger, d.Number), Once: true}, b.lastRow()}
 	if d.ID != "" {
 		rows = append(rows, trigger.Row{Key: seenKey(d.Trigger, d.ID)}) // it may take effect now
 	}
@@ -162,7 +192,7 @@ func (b *Box) Retry(d Dead) (e Event, err error) {
 		err = a.Wait(b.ctx)
 	}
 	if err != nil {
-		return e, fmt.Errorf("retry event %s: %w", Name(d.Number), err)
+		return e, fmt.Errorf("retry event %s: %w", Name(d.Number), gone(err))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,6 +8,7 @@ package inbox
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,8 @@ type Box struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	leaving sync.Mutex // held while a dead letter is retried or dropped
 
 	mu      sync.Mutex
 	last    uint64         // the highest number given
@@ -85,6 +88,12 @@ func Open(s *store.Store, l Limits, log *slog.Logger) (*Box, error) {
 	}
 	if err == nil {
 		err = b.countSeen()
+	}
+	if err == nil {
+		var last []byte
+		if last, _, err = s.Get(lastKey); len(last) == 8 {
+			b.last = max(b.last, binary.BigEndian.Uint64(last))
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open inbox: %w", err)

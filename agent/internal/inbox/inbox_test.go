@@ -229,6 +229,51 @@ func TestDeadLettersAreKeptShownRetriedAndDropped(t *testing.T) {
 	}
 }
 
+// A command that comes late or twice names a letter that is gone, and never another one.
+func TestTheNameOfADeadLetterIsNeverGivenAgain(t *testing.T) {
+	dir := t.TempDir()
+	bury := func(b *Box, payload string) Dead {
+		d := Dead{Event: event(b, "app/a", payload), Reason: trigger.Trapped}
+		if err := b.Bury(d, false, trigger.Ends{}); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	names := map[string]bool{}
+	for i, leave := range []func(*Box, Dead) error{
+		(*Box).Drop,
+		func(b *Box, d Dead) error {
+			e, err := b.Retry(d)
+			if err == nil {
+				err = b.Remove(e)
+			}
+			return err
+		},
+		(*Box).Drop,
+	} {
+		s := storetest.OpenIn(t, dir)
+		b := open(t, s, Limits{})
+		d := bury(b, fmt.Sprint(i))
+		if names[Name(d.Number)] {
+			t.Errorf("%s is given again", Name(d.Number))
+		}
+		names[Name(d.Number)] = true
+		if err := leave(b, d); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Drop(d); !errors.Is(err, ErrUnknown) {
+			t.Errorf("drop it again: %v", err)
+		}
+		if _, err := b.Retry(d); !errors.Is(err, ErrUnknown) {
+			t.Errorf("retry it again: %v", err)
+		}
+		b.Close()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAMessageThatFailsAndComesAgainIsOneDeadLetterThatCanBeRetried(t *testing.T) {
 	s := storetest.Open(t)
 	b := open(t, s, Limits{})

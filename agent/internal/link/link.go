@@ -35,6 +35,14 @@ type Config struct {
 	Hello     func(session string) wire.Hello // asked for at each connect
 	OnUp      func()                          // connected, subscribed and said hello
 	OnDesired func(envelope []byte)           // a desired envelope arrived: not verified
+	OnDo      func(Request)                   // a request arrived: not verified
+}
+
+// Request is one of the fleet's, as it arrived.
+type Request struct {
+	Session  string // in which it came
+	Envelope []byte
+	Answer   func(context.Context, wire.Done) error // over the connection that it came over; returns when the broker has it
 }
 
 // ErrDown is returned for what needs a connection while there is none.
@@ -139,7 +147,7 @@ func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 	for _, f := range wire.DeviceFilters(l.cfg.Fleet, l.cfg.Device) {
 		filters[f] = 1
 	}
-	if err := wait(ctx, c.SubscribeMultiple(filters, l.receive)); err != nil {
+	if err := wait(ctx, c.SubscribeMultiple(filters, func(c mqtt.Client, m mqtt.Message) { l.receive(c, session, m) })); err != nil {
 		return 0, fmt.Errorf("subscribe: %w", err)
 	}
 	hello, err := wire.MarshalHello(l.cfg.Hello(session))
@@ -189,7 +197,7 @@ func (l *Link) down(cause error) {
 }
 
 // receive handles what the fleet sends. It never blocks: paho's reader waits for it.
-func (l *Link) receive(_ mqtt.Client, m mqtt.Message) {
+func (l *Link) receive(c mqtt.Client, session string, m mqtt.Message) {
 	t, err := wire.ParseTopic(m.Topic())
 	if err != nil {
 		return
@@ -201,6 +209,14 @@ func (l *Link) receive(_ mqtt.Client, m mqtt.Message) {
 		}
 	case wire.ChannelBlock:
 		l.answer(m.Payload())
+	case wire.ChannelDo:
+		l.cfg.OnDo(Request{Session: session, Envelope: m.Payload(), Answer: func(ctx context.Context, d wire.Done) error {
+			b, err := wire.MarshalDone(d)
+			if err != nil {
+				return err
+			}
+			return wait(ctx, c.Publish(l.topic(wire.ChannelDone), 1, false, b))
+		}})
 	}
 }
 

@@ -184,7 +184,7 @@ func (p *peer) dial(silence time.Duration, onDesired func([]byte)) (l *Link, han
 		Hello: func(session string) wire.Hello {
 			return wire.Hello{Version: wire.Version, Session: session, Agent: "1", Arch: "amd64", Boot: "b"}
 		},
-		OnUp: func() { up <- struct{}{} }, OnDesired: onDesired,
+		OnUp: func() { up <- struct{}{} }, OnDesired: onDesired, OnDo: func(Request) {},
 	}, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
