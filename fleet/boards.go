@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -38,6 +39,9 @@ func (b *boards) Receive(m broker.Message) error {
 		h, err := wire.UnmarshalHello(m.Payload)
 		if err != nil {
 			return b.drop(m, err)
+		}
+		if m.Connection != 0 {
+			b.requests.Gone(m.Device, h.Session)
 		}
 		return b.devices.Hello(m.Device, m.Connection, h)
 	case wire.ChannelState:
@@ -78,13 +82,16 @@ func (b *boards) Receive(m broker.Message) error {
 		if err != nil {
 			return b.drop(m, err)
 		}
-		b.cfg.Log.Debug("answer to a request that nobody made", "device", m.Device, "id", d.ID)
+		if !b.requests.Done(m.Device, d) {
+			return b.drop(m, errors.New("an answer to a request that nobody waits for"))
+		}
 	}
 	return nil
 }
 
 func (b *boards) Disconnected(device string, connection uint64) {
 	b.devices.Disconnected(device, connection)
+	b.requests.Gone(device, "")
 }
 
 func (b *boards) drop(m broker.Message, err error) error {

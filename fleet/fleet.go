@@ -19,17 +19,19 @@ import (
 	"dunlin.dev/dunlin/fleet/internal/content"
 	"dunlin.dev/dunlin/fleet/internal/devices"
 	"dunlin.dev/dunlin/fleet/internal/registry"
+	"dunlin.dev/dunlin/fleet/internal/requests"
 	"dunlin.dev/dunlin/fleet/internal/store"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Config of a Server. The zero value of a field is its default.
 type Config struct {
-	Data       string // folder for everything; made with mode 0700
-	HTTP       string // address of the API, "127.0.0.1:8090"
-	MQTT       string // address of the broker, ":1883"
-	MaxDevices int    // 10,000
-	MaxUplinks int    // uplink messages that are kept, 10,000
+	Data       string        // folder for everything; made with mode 0700
+	HTTP       string        // address of the API, "127.0.0.1:8090"
+	MQTT       string        // address of the broker, ":1883"
+	MaxDevices int           // 10,000
+	MaxUplinks int           // uplink messages that are kept, 10,000
+	Patience   time.Duration // how long a board may take to answer a request, 15 s
 	Version    string
 	Log        *slog.Logger
 	Now        func() time.Time
@@ -46,6 +48,7 @@ type Server struct {
 	content  *content.Server
 	registry *registry.Registry
 	devices  *devices.Devices
+	requests *requests.Requests
 	broker   *broker.Broker
 	http     *http.Server
 	httpL    net.Listener
@@ -100,6 +103,14 @@ func New(cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.requests = requests.New(requests.Config{
+		Fleet: s.registry.Fleet, Director: s.registry.Director(), Now: cfg.Now, Patience: cfg.Patience,
+		Reach: func(device string) (requests.Session, error) {
+			h, err := s.devices.Present(device)
+			return requests.Session{ID: h.Session, Agent: h.Agent, Operations: h.Operations}, err
+		},
+		Send: func(device string, envelope []byte) error { return s.broker.Publish(device, wire.ChannelDo, envelope) },
+	})
 	if err := s.listen(); err != nil {
 		return nil, err
 	}
@@ -108,7 +119,7 @@ func New(cfg Config) (_ *Server, err error) {
 	}
 	s.http = &http.Server{
 		Handler: api.New(api.Config{
-			Token: admin, Version: cfg.Version, Registry: s.registry, Devices: s.devices, Blobs: s.blobs, Store: s.store,
+			Token: admin, Version: cfg.Version, Registry: s.registry, Devices: s.devices, Blobs: s.blobs, Store: s.store, Requests: s.requests,
 			Founded: s.devices.SetFleet, Health: s.Health, Log: cfg.Log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,

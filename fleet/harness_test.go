@@ -235,6 +235,7 @@ type board struct {
 	sequence uint64
 	desired  chan []byte
 	frames   chan wire.Frame
+	dos      chan []byte
 	lost     chan error
 }
 
@@ -251,7 +252,7 @@ func topic(device string, c wire.Channel) string {
 // connect a board: last will, subscriptions, hello, online.
 func connect(t *testing.T, s server, name string, labels map[string]string) *board {
 	t.Helper()
-	b := &board{t: t, name: name, session: fmt.Sprintf("s%d", time.Now().UnixNano()), desired: make(chan []byte, 64), frames: make(chan wire.Frame, 1024), lost: make(chan error, 1)}
+	b := &board{t: t, name: name, session: fmt.Sprintf("s%d", time.Now().UnixNano()), desired: make(chan []byte, 64), frames: make(chan wire.Frame, 1024), dos: make(chan []byte, 1024), lost: make(chan error, 1)}
 	o := options(s, name).SetBinaryWill(topic(name, wire.ChannelState), b.state(false), 1, true)
 	o.SetConnectionLostHandler(func(_ mqtt.Client, err error) { b.lost <- err })
 	b.c = mqtt.NewClient(o)
@@ -266,6 +267,10 @@ func connect(t *testing.T, s server, name string, labels map[string]string) *boa
 			b.desired <- m.Payload()
 			return
 		}
+		if m.Topic() == topic(name, wire.ChannelDo) {
+			b.dos <- m.Payload()
+			return
+		}
 		f, err := wire.UnmarshalFrame(m.Payload())
 		if err != nil {
 			t.Errorf("the server sent %d bytes on %s: %v", len(m.Payload()), m.Topic(), err)
@@ -273,7 +278,7 @@ func connect(t *testing.T, s server, name string, labels map[string]string) *boa
 		}
 		b.frames <- f
 	}))
-	hello, err := wire.MarshalHello(wire.Hello{Version: wire.Version, Session: b.session, Agent: "0.1.0", Arch: "arm64", Boot: "b0", Labels: labels})
+	hello, err := wire.MarshalHello(wire.Hello{Version: wire.Version, Session: b.session, Agent: "0.1.0", Arch: "arm64", Boot: "b0", Labels: labels, Operations: wire.Operations()})
 	if err != nil {
 		t.Fatal(err)
 	}

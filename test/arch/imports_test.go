@@ -36,7 +36,7 @@ var layers = [][]string{
 	// The server and the command line. They stand above the board because `dunlin up` is the agent, in one process.
 	{"fleet/internal/model"},
 	{"fleet/internal/store"},
-	{"fleet/internal/broker", "fleet/internal/client", "fleet/internal/content", "fleet/internal/devices", "fleet/internal/registry", "fleet/internal/scaffold"},
+	{"fleet/internal/broker", "fleet/internal/client", "fleet/internal/content", "fleet/internal/devices", "fleet/internal/registry", "fleet/internal/requests", "fleet/internal/scaffold"},
 	{"fleet/internal/api"},
 	{"fleet"},
 	{"fleet/internal/cli/..."},

@@ -13,6 +13,7 @@ import (
 	"dunlin.dev/dunlin/fleet/internal/devices"
 	"dunlin.dev/dunlin/fleet/internal/model"
 	"dunlin.dev/dunlin/fleet/internal/registry"
+	"dunlin.dev/dunlin/fleet/internal/requests"
 	"dunlin.dev/dunlin/fleet/internal/store"
 )
 
@@ -32,6 +33,12 @@ var codes = []struct {
 	{content.ErrBusy, http.StatusConflict, "try again in a moment"},
 	{content.ErrNoSpace, http.StatusInsufficientStorage, "make room on the server's disk"},
 	{store.ErrNotFound, http.StatusNotFound, ""},
+	{devices.ErrOffline, http.StatusServiceUnavailable, "ask again when it is back: dunlin devices tells"},
+	{requests.ErrTooOld, http.StatusNotImplemented, "install a newer dunlin-agent on the board"},
+	{requests.ErrBusy, http.StatusTooManyRequests, "try again in a moment"},
+	{requests.ErrSilent, http.StatusGatewayTimeout, "whether it was done is not known: ask it what it has now"},
+	{requests.ErrLost, http.StatusGatewayTimeout, "ask again when it is back: dunlin devices tells"},
+	{requests.ErrNonsense, http.StatusBadGateway, ""},
 	{io.ErrUnexpectedEOF, http.StatusBadRequest, "the upload broke off: go on where it ended"},
 	{os.ErrDeadlineExceeded, http.StatusRequestTimeout, "the upload stood still: go on where it ended"},
 }

@@ -18,6 +18,7 @@ import (
 	"dunlin.dev/dunlin/fleet/internal/devices"
 	"dunlin.dev/dunlin/fleet/internal/model"
 	"dunlin.dev/dunlin/fleet/internal/registry"
+	"dunlin.dev/dunlin/fleet/internal/requests"
 	"dunlin.dev/dunlin/fleet/internal/store"
 	"dunlin.dev/dunlin/fleet/trust"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -31,6 +32,7 @@ type Config struct {
 	Devices  *devices.Devices
 	Blobs    *content.Blobs
 	Store    *store.Store
+	Requests *requests.Requests
 	Founded  func(fleet string) // called after each accepted root
 	Health   func() error
 	Log      *slog.Logger
@@ -63,6 +65,10 @@ func New(cfg Config) http.Handler {
 	private.HandleFunc("GET /v1/devices", a.getDevices)
 	private.HandleFunc("GET /v1/devices/{name}", a.getDevice)
 	private.HandleFunc("GET /v1/devices/{name}/streams", a.getStreams)
+	private.HandleFunc("GET /v1/devices/{name}/events", a.getEvents)
+	private.HandleFunc("GET /v1/devices/{name}/events/{event}", audited(a, wire.EventsShow, a.Requests.Event))
+	private.HandleFunc("POST /v1/devices/{name}/events/{event}/retry", audited(a, wire.EventsRetry, a.Requests.Retry))
+	private.HandleFunc("DELETE /v1/devices/{name}/events/{event}", audited(a, wire.EventsDrop, a.Requests.Drop))
 	private.HandleFunc("GET /v1/data", a.getData)
 	private.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, http.StatusNotFound, fmt.Errorf("no %s %s here", r.Method, r.URL.Path), "")

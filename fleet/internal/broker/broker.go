@@ -154,6 +154,15 @@ func (b *Broker) Retain(device string, channel wire.Channel, payload []byte) err
 	return nil
 }
 
+// Publish sends a message to a board at QoS 1, if it is connected; nothing is retained. It doesn't wait for the board.
+func (b *Broker) Publish(device string, channel wire.Channel, payload []byte) error {
+	topic := wire.Topic{Fleet: b.fleet(), Device: device, Channel: channel}.Format()
+	if err := b.server.Publish(topic, payload, false, 1); err != nil {
+		return fmt.Errorf("publish %s: %w", topic, err)
+	}
+	return nil
+}
+
 // demoted passes mochi's records on at debug level: to it, each bad byte of a client is an error of its own.
 type demoted struct{ slog.Handler }
 

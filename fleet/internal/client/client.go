@@ -174,6 +174,34 @@ func (c *Client) Uplinks(ctx context.Context, after uint64, device string) (u mo
 	return u, c.call(ctx, http.MethodGet, "/v1/data", q, nil, &u)
 }
 
+// Events gives a page of a device's dead letters, those after one; "": from the first.
+func (c *Client) Events(ctx context.Context, device, after string) (e wire.Events, err error) {
+	q := url.Values{}
+	if after != "" {
+		q.Set("after", after)
+	}
+	return e, c.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(device)+"/events", q, nil, &e)
+}
+
+// Event gives one dead letter of a device with its payload, or the beginning of that.
+func (c *Client) Event(ctx context.Context, device, event string) (e wire.DeadEvent, err error) {
+	return e, c.call(ctx, http.MethodGet, eventPath(device, event), nil, nil, &e)
+}
+
+// RetryEvent puts a dead letter of a device behind what waits there, under a new name.
+func (c *Client) RetryEvent(ctx context.Context, device, event string) (e wire.Renamed, err error) {
+	return e, c.call(ctx, http.MethodPost, eventPath(device, event)+"/retry", nil, nil, &e)
+}
+
+// DropEvent removes a dead letter of a device for good.
+func (c *Client) DropEvent(ctx context.Context, device, event string) (e wire.Renamed, err error) {
+	return e, c.call(ctx, http.MethodDelete, eventPath(device, event), nil, nil, &e)
+}
+
+func eventPath(device, event string) string {
+	return "/v1/devices/" + url.PathEscape(device) + "/events/" + url.PathEscape(event)
+}
+
 // Streams gives the topics on which a device has sent messages.
 func (c *Client) Streams(ctx context.Context, device string) (s model.Streams, err error) {
 	return s, c.call(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(device)+"/streams", nil, nil, &s)

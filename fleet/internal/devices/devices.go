@@ -22,6 +22,9 @@ import (
 // ErrTooMany is in the chain of an error about a board beyond the fleet's limit.
 var ErrTooMany = errors.New("the fleet has as many devices as it may")
 
+// ErrOffline is in the chain of an error about a board that is not connected.
+var ErrOffline = errors.New("it is not connected")
+
 // Config of Devices.
 type Config struct {
 	Store      *store.Store
@@ -320,6 +323,20 @@ func (d *Devices) Get(name string) (model.Device, error) {
 		return model.Device{}, fmt.Errorf("device %s: %w", name, store.ErrNotFound)
 	}
 	return view(v), nil
+}
+
+// Present is what a connected board said last of itself. ErrOffline: it isn't connected.
+func (d *Devices) Present(name string) (wire.Hello, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v := d.all[name]
+	switch {
+	case v == nil:
+		return wire.Hello{}, fmt.Errorf("device %s: %w", name, store.ErrNotFound)
+	case !v.online:
+		return wire.Hello{}, fmt.Errorf("device %s: %w: last seen %s", name, ErrOffline, v.LastSeen.UTC().Format(time.RFC3339))
+	}
+	return v.Hello, nil
 }
 
 func view(v *device) model.Device {
