@@ -2,16 +2,15 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
-	"strings"
 	"text/tabwriter"
 	"time"
+
+	"dunlin.dev/dunlin/fleet/internal/client"
+	"dunlin.dev/dunlin/fleet/internal/model"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // Events is the command for what a board has accepted and not handled; control is the name of the agent's socket in its state
@@ -26,54 +25,43 @@ func Events(control string) Command {
   dunlin events [flags] retry EVENT...|all
   dunlin events [flags] drop EVENT...|all
 
-A message of QoS 1 or 2 that a handler fails on is tried four times, and then set aside as a dead letter, with the reason. This
-command is for the agent on this machine, or for what "dunlin up" runs in this folder. retry puts a letter behind what waits for its
-trigger, under a new name; drop removes it for good.
+A message of QoS 1 or 2 that a handler fails on is tried four times, and then set aside as a dead letter, with the reason. retry puts
+a letter behind what waits for its trigger, under a new name; drop removes it for good.
+
+This command is for the agent on this machine, or for what "dunlin up" runs in this folder; with --device, for a board of the fleet,
+which must be connected. list also takes several boards. Of a payload, a board of the fleet shows 48 KiB at most.
 
 Flags:
   -f FILE              the manifest that dunlin up runs, or its folder (default: this folder)
   --state DIR          state folder of the agent (default .dunlin beside the manifest; a board's is /var/lib/dunlin)
   --json               print JSON
+  --device NAME        a board of the fleet
+  --label KEY=VALUE    list: boards with that label; several times: all of them
+  --all                list: every board
+` + serverHelp + `  --keys DIR           keys folder that knows the server (default keys)
 
 Examples:
   dunlin events
   dunlin events show e17
   dunlin events retry all
+  dunlin events drop e17 --device coldroom-1 --to https://fleet.example
 `,
 		Run: func(ctx context.Context, env *Env, args []string) error { return runEvents(ctx, env, control, args) },
 	}
 }
 
-// waitingEvents and deadEvent are the agent's answers.
-type waitingEvents struct {
-	Waiting      int         `json:"waiting"`
-	WaitingBytes int64       `json:"waiting_bytes"`
-	OutboxBytes  int64       `json:"outbox_bytes"`
-	DeadDropped  uint64      `json:"dead_dropped"`
-	Dead         []deadEvent `json:"dead"`
-}
-
-type deadEvent struct {
-	Event    string    `json:"event"`
-	Trigger  string    `json:"trigger"`
-	Topic    string    `json:"topic"`
-	QoS      byte      `json:"qos"`
-	At       time.Time `json:"at"`
-	Attempts int       `json:"attempts"`
-	Reason   string    `json:"reason"`
-	Cause    string    `json:"cause"`
-	Bytes    int       `json:"bytes"`
-	Text     string    `json:"text,omitempty"`
-	Payload  []byte    `json:"payload,omitempty"`
-}
-
 func runEvents(ctx context.Context, env *Env, control string, args []string) error {
+	var s server
 	var file, state string
-	var asJSON bool
+	e := events{env: env, boards: model.Selector{Labels: labelFlag{}}}
 	f := flag.NewFlagSet("events", flag.ContinueOnError)
+	s.flags(f)
 	f.StringVar(&file, "f", ".", "")
 	f.StringVar(&state, "state", "", "")
-	f.BoolVar(&asJSON, "json", false, "")
+	f.BoolVar(&e.json, "json", false, "")
+	f.StringVar(&e.boards.Device, "device", "", "")
+	f.Var(labelFlag(e.boards.Labels), "label", "")
+	f.BoolVar(&e.boards.All, "all", false, "")
 	rest, err := parse(f, args)
 	if err != nil {
 		return err
@@ -87,12 +75,32 @@ func runEvents(ctx context.Context, env *Env, control string, args []string) err
 	default:
 		return Hint(Usage("do what with events?"), "say list, show EVENT, retry EVENT or drop EVENT")
 	}
-	c, err := controlClient(file, state, control)
-	if err != nil {
-		return err
+	several := e.boards.All || len(e.boards.Labels) > 0
+	switch {
+	case several && verb != "list":
+		return Hint(Usage("%s is for one board at a time", verb), "say --device NAME; list takes --label and --all")
+	case several || e.boards.Device != "":
+		if err := e.boards.Check(); err != nil {
+			return Usage("%v", err)
+		}
+		c, err := s.connect(env)
+		if err != nil {
+			return err
+		}
+		if several {
+			return e.listAll(ctx, c)
+		}
+		e.letters = remote{c, e.boards.Device}
+	case s.to != "":
+		return Hint(Usage("which boards of %s?", s.to), "say --device NAME; list takes --label and --all too")
+	default:
+		c, err := controlClient(file, state, control)
+		if err != nil {
+			return err
+		}
+		defer c.CloseIdleConnections()
+		e.letters = local{c}
 	}
-	defer c.CloseIdleConnections()
-	e := events{env: env, client: c, json: asJSON}
 	switch verb {
 	case "list":
 		return e.list(ctx)
@@ -103,71 +111,123 @@ func runEvents(ctx context.Context, env *Env, control string, args []string) err
 }
 
 type events struct {
+	letters
 	env    *Env
-	client *http.Client
+	boards model.Selector
 	json   bool
 }
 
-// ask the agent; its refusals are its own words.
-func (e *events) ask(ctx context.Context, method, path string, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://localhost/"+path, nil)
-	if err != nil {
-		return Usage("%v", err)
-	}
-	resp, err := e.client.Do(req)
-	var broken *url.Error
-	if errors.As(err, &broken) {
-		err = broken.Err // its URL is no place that the user knows
-	}
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return fmt.Errorf("read the agent's answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(body)))
-	}
-	return json.Unmarshal(body, answer)
+// letters are the dead letters of one agent.
+type letters interface {
+	all(ctx context.Context) (wire.Events, error)
+	one(ctx context.Context, event string) (wire.DeadEvent, error)
+	retry(ctx context.Context, event string) (wire.Renamed, error)
+	drop(ctx context.Context, event string) (wire.Renamed, error)
 }
 
 func (e *events) list(ctx context.Context) error {
-	var all waitingEvents
-	if err := e.ask(ctx, http.MethodGet, "events", &all); err != nil {
+	all, err := e.all(ctx)
+	if err != nil {
 		return err
 	}
 	if e.json {
 		return printJSON(e.env.Stdout, all)
 	}
-	fmt.Fprintf(e.env.Stderr, "%d waiting (%d bytes), %d bytes in the outbox, %d dead letters\n", all.Waiting, all.WaitingBytes, all.OutboxBytes, len(all.Dead))
-	if all.DeadDropped > 0 {
-		fmt.Fprintf(e.env.Stderr, "%d more dead letters had to make room since the agent started\n", all.DeadDropped)
-	}
+	e.count("", all)
 	if len(all.Dead) == 0 {
 		return nil
 	}
 	w := tabwriter.NewWriter(e.env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "EVENT\tAT\tTRIGGER\tTOPIC\tBYTES\tREASON\tCAUSE")
-	for _, d := range all.Dead {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%.80s\n", d.Event, d.At.Format(time.DateTime), d.Trigger, d.Topic, d.Bytes, d.Reason, d.Cause)
-	}
+	fmt.Fprintln(w, lettersHead)
+	printLetters(w, "", all.Dead)
 	return w.Flush()
 }
 
+func (e *events) count(of string, all wire.Events) {
+	fmt.Fprintf(e.env.Stderr, "%s%d waiting (%d bytes), %d bytes in the outbox, %d dead letters\n", of, all.Waiting, all.WaitingBytes, all.OutboxBytes, len(all.Dead))
+	if all.DeadDropped > 0 {
+		fmt.Fprintf(e.env.Stderr, "%s%d more dead letters had to make room since the agent started\n", of, all.DeadDropped)
+	}
+	if all.More {
+		fmt.Fprintf(e.env.Stderr, "%sthere are more dead letters than these\n", of)
+	}
+}
+
+const lettersHead = "EVENT\tAT\tTRIGGER\tTOPIC\tBYTES\tREASON\tCAUSE"
+
+func printLetters(w *tabwriter.Writer, of string, dead []wire.DeadEvent) {
+	for _, d := range dead {
+		fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%d\t%s\t%s\n", of, d.Event, d.At.Format(time.DateTime), d.Trigger, printable(d.Topic), d.Bytes,
+			printable(d.Reason), printable(fmt.Sprintf("%.80s", d.Cause)))
+	}
+}
+
+// boardEvents is what one board of several says, as JSON.
+type boardEvents struct {
+	Device string       `json:"device"`
+	Events *wire.Events `json:"events,omitempty"`
+	Error  string       `json:"error,omitempty"`
+}
+
+// listAll asks each board of a selector, one after the other; one that doesn't answer holds up no other.
+func (e *events) listAll(ctx context.Context, c *client.Client) error {
+	known, err := c.Devices(ctx, 0, 0)
+	if err != nil {
+		return err
+	}
+	boards, silent := []boardEvents{}, 0
+	for _, d := range known.Devices {
+		if !e.boards.Matches(d.Name, d.Labels) {
+			continue
+		}
+		b := boardEvents{Device: d.Name}
+		all, err := remote{c, d.Name}.all(ctx)
+		if err != nil {
+			silent++
+			b.Error = err.Error()
+			fmt.Fprintln(e.env.Stderr, "dunlin: warning:", err)
+		} else {
+			b.Events = &all
+			e.count(d.Name+": ", all)
+		}
+		boards = append(boards, b)
+	}
+	switch {
+	case len(boards) == 0:
+		return Hint(fmt.Errorf("no board matches: %s", e.boards), "dunlin devices lists them")
+	case e.json:
+		err = printJSON(e.env.Stdout, boards)
+	default:
+		w := tabwriter.NewWriter(e.env.Stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "DEVICE\t"+lettersHead)
+		for _, b := range boards {
+			if b.Events != nil {
+				printLetters(w, b.Device+"\t", b.Events.Dead)
+			}
+		}
+		err = w.Flush()
+	}
+	if silent > 0 {
+		err = errors.Join(err, fmt.Errorf("%d of %s could not be asked", silent, plural(len(boards), "board")))
+	}
+	return err
+}
+
 func (e *events) show(ctx context.Context, name string) error {
-	var d deadEvent
-	if err := e.ask(ctx, http.MethodGet, "events/"+url.PathEscape(name), &d); err != nil {
+	d, err := e.one(ctx, name)
+	if err != nil {
 		return err
 	}
 	if e.json {
 		return printJSON(e.env.Stdout, d)
 	}
 	fmt.Fprintf(e.env.Stderr, "%s: %s on %q, QoS %d, taken in %s\ngiven up after %d attempts: %s: %s\n",
-		d.Event, d.Trigger, d.Topic, d.QoS, d.At.Format(time.RFC3339), d.Attempts, d.Reason, d.Cause)
+		d.Event, d.Trigger, d.Topic, d.QoS, d.At.Format(time.RFC3339), d.Attempts, printable(d.Reason), printable(d.Cause))
 	payload := append([]byte(d.Text), d.Payload...)
-	_, err := e.env.Stdout.Write(payload)
+	if d.Cut {
+		fmt.Fprintf(e.env.Stderr, "the first %d of its %d bytes:\n", len(payload), d.Bytes)
+	}
+	_, err = e.env.Stdout.Write(payload)
 	if err == nil && e.env.Terminal && len(payload) > 0 && payload[len(payload)-1] != '\n' {
 		fmt.Fprintln(e.env.Stdout)
 	}
@@ -177,8 +237,8 @@ func (e *events) show(ctx context.Context, name string) error {
 // each of the named events, or all.
 func (e *events) each(ctx context.Context, verb string, names []string) error {
 	if len(names) == 1 && names[0] == "all" {
-		var all waitingEvents
-		if err := e.ask(ctx, http.MethodGet, "events", &all); err != nil {
+		all, err := e.all(ctx)
+		if err != nil {
 			return err
 		}
 		names = nil
@@ -186,15 +246,13 @@ func (e *events) each(ctx context.Context, verb string, names []string) error {
 			names = append(names, d.Event)
 		}
 	}
-	method, suffix := http.MethodDelete, ""
+	do := e.drop
 	if verb == "retry" {
-		method, suffix = http.MethodPost, "/retry"
+		do = e.retry
 	}
 	for _, name := range names {
-		var done struct {
-			Event string `json:"event"`
-		}
-		if err := e.ask(ctx, method, "events/"+url.PathEscape(name)+suffix, &done); err != nil {
+		done, err := do(ctx, name)
+		if err != nil {
 			return err
 		}
 		switch {
