@@ -174,7 +174,7 @@ func (a *Agent) counters() wire.Counters {
 		c.Handled += n.Handled
 		c.Failed += n.Failed
 	}
-	c.Retried, c.Dropped = bus.Retried, bus.Dropped
+	c.Retried, c.Dropped, c.Dead = bus.Retried, bus.Dropped, uint64(a.inbox.Counts().Dead)
 	return c
 }
 

@@ -114,6 +114,7 @@ func (r *requests) carryOut(do wire.Do) wire.Done {
 	if reads(do.Operation) { // again is no harm, and its answer is large
 		return done
 	}
+	r.agent.report() // with the number of dead letters
 	r.done = append(r.done, answered{do.Session, done})
 	if n := len(r.done) - maxAnswers; n > 0 {
 		r.done = slices.Delete(r.done, 0, n)
