@@ -168,6 +168,7 @@ func (a *Agent) restore(s trust.State) error {
 			a.log.Error("an installed application does not start", "application", app, "cause", err)
 		}
 	}
+	a.inbox.Serve(a.triggerNames()) // also where there is none
 	return nil
 }
 

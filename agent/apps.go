@@ -274,7 +274,7 @@ func (a *Agent) serve(ctx context.Context, d *deployment) error {
 		return err
 	}
 	crash.At("activated")
-	if err := a.store.Put(map[string][]byte{installArea + app: b, attemptArea + app: nil}); err != nil {
+	if err := a.store.Put(map[string][]byte{installArea + app: b, attemptArea + app: nil, removedArea + app: nil}); err != nil {
 		_, undo := a.replace(app, old)
 		return errors.Join(err, undo)
 	}
@@ -283,21 +283,6 @@ func (a *Agent) serve(ctx context.Context, d *deployment) error {
 		old.close(ctx)
 		a.apps.retire(old)
 	}
-	return nil
-}
-
-// retire stops an application and forgets that it was installed. Its keyvalue data and directories stay.
-func (a *Agent) retire(ctx context.Context, app string) error {
-	if err := a.store.Put(map[string][]byte{installArea + app: nil, attemptArea + app: nil}); err != nil {
-		return err
-	}
-	old, err := a.replace(app, nil)
-	if err != nil || old == nil {
-		return err
-	}
-	a.log.Info("application is removed", "application", app, "version", old.manifest.Version)
-	old.close(ctx)
-	a.apps.retire(old)
 	return nil
 }
 
@@ -342,6 +327,7 @@ func (a *Agent) replace(app string, d *deployment) (old *deployment, err error) 
 func (a *Agent) bind() error {
 	var routes []httptrigger.Route
 	var subs []mqtttrigger.Subscription
+	var ids []string // of these
 	timers := slices.Clone(a.apps.own)
 	for _, name := range slices.Sorted(maps.Keys(a.apps.all)) {
 		d := a.apps.all[name]
@@ -360,6 +346,7 @@ func (a *Agent) bind() error {
 			if err != nil {
 				return err
 			}
+			ids = append(ids, id(t.ID))
 			subs = append(subs, mqtttrigger.Subscription{ID: id(t.ID), Filter: t.Topic, QoS: t.QoS, MessageID: where, Unordered: t.Unordered, Handle: d.runners[t.Component].Handle})
 		}
 		for _, t := range d.manifest.Triggers.Timer {
@@ -367,6 +354,7 @@ func (a *Agent) bind() error {
 				Missed: timertrigger.Missed(t.Missed), Overlap: timertrigger.Overlap(t.Overlap), Jitter: time.Duration(t.Jitter), Handle: d.runners[t.Component].Handle})
 		}
 	}
+	a.inbox.Serve(ids)
 	return errors.Join(a.http.Set(routes), a.bus.Set(subs), a.timers.Set(timers))
 }
 

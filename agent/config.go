@@ -32,12 +32,15 @@ type Config struct {
 	Fleet  *Fleet            `toml:"fleet"` // nil: no fleet
 	Uplink Uplink            `toml:"uplink"`
 
+	KeepRemoved string `toml:"keep_removed"` // how long data of an application that was removed stays; default 720h; "0s": not; "forever"
+
 	Version string    `toml:"-"` // of the program
 	Built   time.Time `toml:"-"` // when the program was built: the clock is never before that
 
 	Variables manifest.Lookup `toml:"-"` // of a Spin application that RunLocal runs
 
-	local bool // run by RunLocal, before a developer's eyes
+	local bool          // run by RunLocal, before a developer's eyes
+	keep  time.Duration // KeepRemoved; negative: for ever
 
 	// Tests have less patience.
 	silence time.Duration                                    // link.Config's Silence
@@ -161,7 +164,7 @@ func (c *Config) complete() error {
 	if c.Listen == "" {
 		c.Listen = ":8080"
 	}
-	if err := c.Uplink.complete(); err != nil {
+	if err := errors.Join(c.Uplink.complete(), c.completeKeep()); err != nil {
 		return err
 	}
 	if err := errors.Join(checkListen("listen", c.Listen), checkListen("bus.listen", c.Bus.Listen), checkLabels(c.Labels)); err != nil {
@@ -204,6 +207,23 @@ func (c *Config) complete() error {
 		return fmt.Errorf("check config: fleet.requests is %q, want %q, %q or %q", f.Requests, requestsAll, requestsRead, off)
 	}
 	return checkBroker("fleet.url", f.URL)
+}
+
+// completeKeep: a month is what a removal that was a mistake takes to be noticed.
+func (c *Config) completeKeep() error {
+	switch c.KeepRemoved {
+	case "":
+		c.keep = 30 * 24 * time.Hour
+	case "forever":
+		c.keep = -1
+	default:
+		d, err := time.ParseDuration(c.KeepRemoved)
+		if err != nil || d < 0 {
+			return fmt.Errorf("check config: keep_removed is %q, want a duration as in %q, or %q", c.KeepRemoved, "720h", "forever")
+		}
+		c.keep = d
+	}
+	return nil
 }
 
 func checkListen(key, address string) error {

@@ -31,6 +31,8 @@ func TestFaultsOfAConfigAreNamed(t *testing.T) {
 		{strings.Replace(fleet, "url = 'mqtt://fleet'\n", "", 1), "fleet.url is not set"},
 		{strings.Replace(fleet, "token_file = 'token'\n", "", 1), "fleet.token_file is not set"},
 		{strings.Replace(fleet, "mqtt://fleet", "fleet:1883", 1), "fleet.url is"},
+		{"keep_removed = '30 days'\n", `keep_removed is "30 days", want a duration as in "720h", or "forever"`},
+		{"keep_removed = '-1h'\n", `keep_removed is "-1h"`},
 		{fleet + "requests = 'some'\n", `fleet.requests is "some", want "all", "read" or "off"`},
 	} {
 		path := filepath.Join(t.TempDir(), "agent.toml")

@@ -33,7 +33,7 @@ func (a *Agent) events(after uint64, n int) (wire.Events, error) {
 		return wire.Events{}, err
 	}
 	c := a.inbox.Counts()
-	out := wire.Events{Waiting: c.Waiting, WaitingBytes: c.WaitingBytes, OutboxBytes: stats.Outbox, DeadDropped: c.DeadDropped, Dead: []wire.DeadEvent{},
+	out := wire.Events{Waiting: c.Waiting, WaitingBytes: c.WaitingBytes, Left: c.Left, OutboxBytes: stats.Outbox, DeadDropped: c.DeadDropped, Dead: []wire.DeadEvent{},
 		More: len(dead) > n}
 	for _, d := range dead[:min(len(dead), n)] {
 		out.Dead = append(out.Dead, deadEvent(d))

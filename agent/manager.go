@@ -131,11 +131,15 @@ func (m *manager) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		var again time.Duration
+		if o.Expired, again, err = m.agent.expired(); err != nil {
+			return err
+		}
 		want := m.want()
-		at := m.nextAlarm(o, want)
+		at := m.nextAlarm(o, want, again)
 		if step, ok := reconcile.Next(o, want, time.Now()); ok && ctx.Err() == nil {
 			err := m.take(ctx, step)
-			housekeeping := step.Kind == reconcile.Retire || step.Kind == reconcile.Sweep
+			housekeeping := step.Kind == reconcile.Retire || step.Kind == reconcile.Purge || step.Kind == reconcile.Sweep
 			switch {
 			case err == nil:
 				m.succeed(step)
@@ -161,8 +165,12 @@ func (m *manager) run(ctx context.Context) error {
 	}
 }
 
-func (m *manager) nextAlarm(o reconcile.Observed, want reconcile.Desired) time.Time {
+// nextAlarm: removed is when those are to be looked at again; 0: there are none.
+func (m *manager) nextAlarm(o reconcile.Observed, want reconcile.Desired, removed time.Duration) time.Time {
 	at := reconcile.Wake(o, want, time.Now())
+	if look := time.Now().Add(removed); removed > 0 && (at.IsZero() || look.Before(at)) {
+		at = look
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.envelope != nil && !m.retry.IsZero() && (at.IsZero() || m.retry.Before(at)) {
@@ -235,7 +243,7 @@ func (m *manager) want() reconcile.Desired {
 // observe reads what the board has and runs.
 func (m *manager) observe() (reconcile.Observed, error) {
 	o := reconcile.Observed{Running: map[string]string{}, Previous: map[string]string{}, Releases: map[string]reconcile.Release{},
-		Content: map[string]bool{}, Prepared: map[string]bool{}, Partial: map[string]bool{}}
+		Content: map[string]bool{}, Prepared: map[string]bool{}, Partial: map[string]bool{}, Stopped: map[string]bool{}}
 	_, up := m.agent.link.Session()
 	o.Offline = !up
 	m.mu.Lock()
@@ -249,6 +257,9 @@ func (m *manager) observe() (reconcile.Observed, error) {
 		return o, err
 	}
 	for key, value := range records {
+		if app := key[len(installArea):]; o.Running[app] == "" {
+			o.Stopped[app] = true
+		}
 		var rec installed
 		if json.Unmarshal(value, &rec) == nil && rec.Previous != "" {
 			o.Previous[key[len(installArea):]] = rec.Previous

@@ -34,6 +34,9 @@ func (m *manager) take(ctx context.Context, s reconcile.Step) error {
 	case reconcile.Retire:
 		defer a.report()
 		return a.retire(ctx, s.Application)
+	case reconcile.Purge:
+		defer a.report()
+		return a.purge(s.Application)
 	case reconcile.Sweep:
 		return m.sweep(s.Drop)
 	}

@@ -159,6 +159,14 @@ func (m *Reported) check() error {
 			return fmt.Errorf("trigger %s: unknown status %q", t.ID, t.Status)
 		}
 	}
+	if len(m.Removed) > MaxReleases {
+		return fmt.Errorf("%d removed applications, limit is %d", len(m.Removed), MaxReleases)
+	}
+	for _, r := range m.Removed {
+		if err := first(CheckName("application", r.Application), text("version", r.Version, MaxNameBytes)); err != nil {
+			return err
+		}
+	}
 	if m.Refused != nil {
 		if err := text("reason", m.Refused.Reason, MaxErrorBytes); err != nil {
 			return err

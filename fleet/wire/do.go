@@ -26,6 +26,7 @@ func Operations() []Operation { return []Operation{EventsList, EventsShow, Event
 type Events struct {
 	Waiting      int         `json:"waiting"` // accepted and not handled yet, beside what is in memory alone
 	WaitingBytes int64       `json:"waiting_bytes"`
+	Left         int         `json:"left,omitempty"` // of Waiting, events for triggers that are gone; they are handled when those are back
 	OutboxBytes  int64       `json:"outbox_bytes"`
 	DeadDropped  uint64      `json:"dead_dropped"` // dead letters that had to make room, since the agent started
 	Dead         []DeadEvent `json:"dead"`
@@ -157,7 +158,7 @@ func (m *Done) check() error {
 
 // check: the names of a page grow, so that who follows pages comes to an end.
 func (m *Events) check() error {
-	if m.Waiting < 0 || m.WaitingBytes < 0 || m.OutboxBytes < 0 || len(m.Dead) > MaxEventsPage || m.More && len(m.Dead) == 0 {
+	if m.Waiting < 0 || m.Left < 0 || m.WaitingBytes < 0 || m.OutboxBytes < 0 || len(m.Dead) > MaxEventsPage || m.More && len(m.Dead) == 0 {
 		return fmt.Errorf("%d events wait with %d bytes, %d bytes in the outbox, %d dead letters (more: %t)", m.Waiting, m.WaitingBytes, m.OutboxBytes, len(m.Dead), m.More)
 	}
 	last := uint64(0)

@@ -70,6 +70,14 @@ type Reported struct {
 	Frozen     bool            `json:"frozen,omitempty"` // metadata expired: runs on, installs nothing
 	Trust      TrustReport     `json:"trust"`
 	Outbox     *OutboxReport   `json:"outbox,omitempty"` // nil where nothing waits and nothing was dropped
+	Removed    []RemovedReport `json:"removed,omitempty"`
+}
+
+// RemovedReport is an application that was removed and whose data the board still has.
+type RemovedReport struct {
+	Application string    `json:"application"`
+	Version     string    `json:"version,omitempty"`
+	Left        *Duration `json:"left,omitempty"` // until the data is deleted; nil: never
 }
 
 // OutboxReport is what waits on a board to leave it: messages to the fleet and deferred requests.

@@ -185,7 +185,8 @@ func writeVectors(t *testing.T) {
 		Apps:     []AppReport{{Application: "greenhouse", Version: "1.4.0", Release: Sum([]byte("m")), Phase: PhaseFetching, Progress: p, Error: "x\u2028<y>"}},
 		Refused:  &Refusal{Generation: 6, Reason: "verify director 6: for another device"},
 		Triggers: []TriggerReport{{Application: "greenhouse", ID: "climate.mqtt", Status: TriggerDegraded, Detail: "no broker"}},
-		Counters: Counters{Handled: 5, Failed: 1}, Frozen: true, Trust: TrustReport{Root: 1, Timestamp: 9}, Outbox: &OutboxReport{Messages: 3, Bytes: 512, Dropped: map[string]uint64{"age": 2}}})
+		Counters: Counters{Handled: 5, Failed: 1}, Frozen: true, Trust: TrustReport{Root: 1, Timestamp: 9}, Outbox: &OutboxReport{Messages: 3, Bytes: 512, Dropped: map[string]uint64{"age": 2}},
+		Removed: []RemovedReport{{"meter", "0.2.0", pointer(Duration(90 * time.Minute))}, {Application: "old"}}})
 	write("good", "reported.json", b, err)
 	damage("reported", b)
 	write("bad", "reported.local-time.json", bytes.Replace(b, []byte(`12:00:00Z`), []byte(`13:00:00+01:00`), 1), nil)
@@ -312,3 +313,5 @@ func writeRequests(write func(kind, name string, b []byte, err error), damage fu
 	write("bad", "events.more-of-nothing.json", []byte(`{"waiting":0,"waiting_bytes":0,"outbox_bytes":0,"dead_dropped":0,"dead":[],"more":true}`), nil)
 	write("bad", "events.negative.json", bytes.Replace(b, []byte(`"waiting":1`), []byte(`"waiting":-1`), 1), nil)
 }
+
+func pointer[T any](v T) *T { return &v }

@@ -49,13 +49,15 @@ type Box struct {
 	leaving sync.Mutex // held while a dead letter is retried or dropped
 
 	mu      sync.Mutex
-	last    uint64         // the highest number given
-	waiting map[string]int // rows by trigger
-	bytes   int64          // of these rows
-	graves  []grave        // dead letters, oldest first
-	buried  int64          // their bytes
-	dropped uint64         // dead letters that had to make room, since Open
-	seen    map[string]int // remembered message ids by trigger
+	last    uint64           // the highest number given
+	waiting map[string]tally // rows by trigger
+	bytes   int64            // of these rows
+	there   map[string]bool  // triggers that take events; nil: nobody has said
+	left    tally            // of what waits, that of others
+	graves  []grave          // dead letters, oldest first
+	buried  int64            // their bytes
+	dropped uint64           // dead letters that had to make room, since Open
+	seen    map[string]int   // remembered message ids by trigger
 	pruning bool
 	queue   []*Acceptance
 	writing bool
@@ -74,7 +76,7 @@ const scanBatch = 256
 // Open the inbox in s. A row that can't be understood is logged and left alone.
 func Open(s *store.Store, l Limits, log *slog.Logger) (*Box, error) {
 	l.Bytes, l.Dead, l.DeadBytes = cmp.Or(l.Bytes, 32<<20), cmp.Or(l.Dead, 1000), cmp.Or(l.DeadBytes, 8<<20)
-	b := &Box{store: s, log: log, limits: l, waiting: map[string]int{}, seen: map[string]int{}}
+	b := &Box{store: s, log: log, limits: l, waiting: map[string]tally{}, seen: map[string]int{}}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	err := b.each(waitingArea, func(trigger string, number uint64, r store.Record) {
 		b.last = max(b.last, number)
@@ -139,14 +141,6 @@ func (b *Box) Number() uint64 {
 	return b.last
 }
 
-// count n more rows of a trigger, of size bytes; both may be negative. b.mu is held.
-func (b *Box) count(trigger string, n, size int) {
-	b.bytes += int64(size)
-	if b.waiting[trigger] += n; b.waiting[trigger] == 0 {
-		delete(b.waiting, trigger)
-	}
-}
-
 // size of e's row.
 func (e Event) size() int {
 	return len(key(waitingArea, e.Trigger, e.Number)) + 12 + len(e.Message.Topic) + len(e.Message.Payload)
@@ -184,8 +178,8 @@ func (b *Box) Accept(events []Event, ends trigger.Ends, then func(error)) (*Acce
 	if b.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	if b.bytes > 0 && b.bytes+int64(size) > b.limits.Bytes {
-		return nil, fmt.Errorf("%w: %d bytes wait, at most %d", ErrFull, b.bytes, b.limits.Bytes)
+	if held := b.held(); held > 0 && held+int64(size) > b.limits.Bytes {
+		return nil, fmt.Errorf("%w: %d bytes wait, at most %d", ErrFull, held, b.limits.Bytes)
 	}
 	for _, e := range events {
 		b.count(e.Trigger, 1, e.size())
@@ -385,6 +379,7 @@ func (b *Box) Waiting(trigger string, after uint64, n int) ([]Event, error) {
 type Counts struct {
 	Waiting, Dead           int
 	WaitingBytes, DeadBytes int64
+	Left                    int    // of Waiting, events of triggers that are gone
 	DeadDropped             uint64 // dead letters that had to make room, since the start
 }
 
@@ -392,9 +387,9 @@ type Counts struct {
 func (b *Box) Counts() Counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := Counts{WaitingBytes: b.bytes, Dead: len(b.graves), DeadBytes: b.buried, DeadDropped: b.dropped}
+	c := Counts{WaitingBytes: b.bytes, Left: b.left.events, Dead: len(b.graves), DeadBytes: b.buried, DeadDropped: b.dropped}
 	for _, n := range b.waiting {
-		c.Waiting += n
+		c.Waiting += n.events
 	}
 	return c
 }
@@ -403,5 +398,5 @@ func (b *Box) Counts() Counts {
 func (b *Box) Waits(trigger string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.waiting[trigger] > 0
+	return b.waiting[trigger].events > 0
 }

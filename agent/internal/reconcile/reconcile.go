@@ -39,6 +39,8 @@ type Failure struct {
 // Observed is the board as it is.
 type Observed struct {
 	Running  map[string]string  // application -> release that serves events
+	Stopped  map[string]bool    // applications that are installed and don't serve
+	Expired  []string           // applications that were removed, and whose data has been kept long enough
 	Previous map[string]string  // application -> release kept to go back to
 	Releases map[string]Release // by digest: manifests that are on the board and verified
 	Content  map[string]bool    // digests of stored components and archives
@@ -58,6 +60,7 @@ const (
 	Prepare        Kind = "prepare"         // compile
 	Activate       Kind = "activate"        // instantiate, check, switch, drain
 	Retire         Kind = "retire"          // the application is no longer wanted
+	Purge          Kind = "purge"           // delete what a removed application has left behind
 	Sweep          Kind = "sweep"           // drop content that nothing refers to
 )
 
@@ -77,9 +80,21 @@ func Next(o Observed, d Desired, now time.Time) (Step, bool) {
 			return s, true
 		}
 	}
-	for _, app := range slices.Sorted(maps.Keys(o.Running)) {
+	there := maps.Clone(o.Running)
+	if there == nil {
+		there = map[string]string{}
+	}
+	for app := range o.Stopped {
+		there[app] = o.Running[app]
+	}
+	for _, app := range slices.Sorted(maps.Keys(there)) {
 		if _, wanted := d.Apps[app]; !wanted {
-			return Step{Kind: Retire, Application: app, Release: o.Running[app]}, true
+			return Step{Kind: Retire, Application: app, Release: there[app]}, true
+		}
+	}
+	for _, app := range slices.Sorted(slices.Values(o.Expired)) {
+		if _, wanted := d.Apps[app]; !wanted { // one that comes back finds its data, however long its install takes
+			return Step{Kind: Purge, Application: app}, true
 		}
 	}
 	if drop := unreferenced(o, d); len(drop) > 0 {

@@ -225,3 +225,27 @@ func TestBackoffGrowsToItsBoundAndIsSpread(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsInstalledAndDoesNotServeIsRetiredToo(t *testing.T) {
+	o := empty()
+	o.Stopped = map[string]bool{"old": true, "wanted": true}
+	o.Releases["r"] = Release{Application: "wanted"}
+	o.Running["wanted"] = "r"
+	if s, ok := Next(o, Desired{Apps: map[string]string{"wanted": "r"}}, now); !ok || s.Kind != Retire || s.Application != "old" {
+		t.Errorf("next is %+v, %t", s, ok)
+	}
+}
+
+// An application that comes back finds its data, however long its install takes.
+func TestOnlyWhatIsNotWantedIsPurged(t *testing.T) {
+	o := empty()
+	o.Expired, o.Offline = []string{"old", "back"}, true
+	d := Desired{Apps: map[string]string{"back": "r"}}
+	if s, ok := Next(o, d, now); !ok || s.Kind != Purge || s.Application != "old" {
+		t.Errorf("next is %+v, %t", s, ok)
+	}
+	o.Expired = []string{"back"}
+	if s, ok := Next(o, d, now); ok {
+		t.Errorf("next is %+v", s)
+	}
+}

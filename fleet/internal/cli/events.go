@@ -145,6 +145,9 @@ func (e *events) list(ctx context.Context) error {
 
 func (e *events) count(of string, all wire.Events) {
 	fmt.Fprintf(e.env.Stderr, "%s%d waiting (%d bytes), %d bytes in the outbox, %d dead letters\n", of, all.Waiting, all.WaitingBytes, all.OutboxBytes, len(all.Dead))
+	if all.Left > 0 {
+		fmt.Fprintf(e.env.Stderr, "%s%d of those wait for triggers that are gone, and are handled when they are back\n", of, all.Left)
+	}
 	if all.DeadDropped > 0 {
 		fmt.Fprintf(e.env.Stderr, "%s%d more dead letters had to make room since the agent started\n", of, all.DeadDropped)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"dunlin.dev/dunlin/fleet/internal/client"
 	"dunlin.dev/dunlin/fleet/internal/model"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 var status = Command{
@@ -92,6 +93,9 @@ func printStatus(env *Env, d model.Device, streams []model.Stream) error {
 	if o := d.Outbox; o != nil {
 		line("outbox", "%d messages wait (%s)%s", o.Messages, amount(o.Bytes), drops(o.Dropped))
 	}
+	for _, r := range d.Removed {
+		line("removed", "%s %s, its data is kept%s", r.Application, r.Version, keptFor(r.Left))
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -116,6 +120,17 @@ func printStatus(env *Env, d model.Device, streams []model.Stream) error {
 		}
 	}
 	return t.Flush()
+}
+
+func keptFor(left *wire.Duration) string {
+	if left == nil {
+		return ""
+	}
+	d := time.Duration(*left)
+	if d >= 48*time.Hour {
+		return fmt.Sprintf(" for %d days more", int(d.Hours()/24))
+	}
+	return fmt.Sprintf(" for %s more", d)
 }
 
 // drops says what was dropped, and why.

@@ -90,6 +90,7 @@ type Device struct {
 	Counters     wire.Counters        `json:"counters"`
 	Trust        wire.TrustReport     `json:"trust"`
 	Outbox       *wire.OutboxReport   `json:"outbox,omitempty"` // what waits on it to be sent
+	Removed      []wire.RemovedReport `json:"removed,omitempty"`
 }
 
 // Generation of a board's desired state: what it should have, and what it says it has.

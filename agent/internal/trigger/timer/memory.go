@@ -15,6 +15,9 @@ type Memory interface {
 	Put(changes map[string][]byte) error
 }
 
+// Area is where a Memory has what timers remember, by their IDs.
+const Area = "timer/"
+
 // memory of one timer. A timer that skips what it missed has none, and costs no write.
 type memory struct {
 	store Memory // nil: none
@@ -24,7 +27,7 @@ type memory struct {
 }
 
 func (s *Source) memoryOf(t Timer) memory {
-	m := memory{key: "timer/" + t.ID, of: t.Every.String() + " " + t.Cron + " " + t.Timezone, log: s.log.With("trigger", t.ID)}
+	m := memory{key: Area + t.ID, of: t.Every.String() + " " + t.Cron + " " + t.Timezone, log: s.log.With("trigger", t.ID)}
 	if t.Missed == MissedOnce || t.Missed == MissedAll {
 		m.store = s.cfg.Memory
 	}
