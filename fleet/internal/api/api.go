@@ -160,14 +160,20 @@ func (a *api) postDesired(w http.ResponseWriter, r *http.Request) {
 	if !a.read(w, r, &in) {
 		return
 	}
-	p, err := a.Registry.Find(in.Application, in.Version)
-	if err != nil {
-		a.error(w, r, err)
-		return
+	err := errors.Join(in.Selector.Check(), wire.CheckName("application", in.Application))
+	if in.Remove && in.Version != "" {
+		err = errors.Join(err, fmt.Errorf("remove %s: it says a version too, %.80q", in.Application, in.Version))
 	}
-	if err := in.Selector.Check(); err != nil {
+	if err != nil {
 		a.fail(w, r, http.StatusBadRequest, err, "")
 		return
+	}
+	p := wire.Pointer{Application: in.Application}
+	if !in.Remove {
+		if p, err = a.Registry.Find(in.Application, in.Version); err != nil {
+			a.error(w, r, err)
+			return
+		}
 	}
 	out, err := a.Devices.Assign(p, in.Selector)
 	a.result(w, r, http.StatusOK, out, err)

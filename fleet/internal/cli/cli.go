@@ -49,7 +49,7 @@ type Command struct {
 
 // Commands of a fleet: the table to which others are added.
 func Commands() []Command {
-	return []Command{newProject, keysInit, push, devicesCommand, status, dataCommand}
+	return []Command{newProject, keysInit, push, remove, devicesCommand, status, dataCommand}
 }
 
 // hinted is an error with the way out of it.

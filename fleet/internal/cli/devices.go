@@ -99,6 +99,14 @@ func printRows(w io.Writer, rows []row) error {
 	return nil
 }
 
+// printSome prints a table of what there is; of nothing, nothing.
+func printSome(w io.Writer, rows []row) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	return printRows(w, rows)
+}
+
 func dash(s string) string {
 	if s == "" {
 		return "-"

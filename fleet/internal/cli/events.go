@@ -53,15 +53,14 @@ Examples:
 func runEvents(ctx context.Context, env *Env, control string, args []string) error {
 	var s server
 	var file, state string
-	e := events{env: env, boards: model.Selector{Labels: labelFlag{}}}
+	e := events{env: env}
 	f := flag.NewFlagSet("events", flag.ContinueOnError)
 	s.flags(f)
 	f.StringVar(&file, "f", ".", "")
 	f.StringVar(&state, "state", "", "")
 	f.BoolVar(&e.json, "json", false, "")
-	f.StringVar(&e.boards.Device, "device", "", "")
-	f.Var(labelFlag(e.boards.Labels), "label", "")
-	f.BoolVar(&e.boards.All, "all", false, "")
+	var b boardFlags
+	b.flags(f)
 	rest, err := parse(f, args)
 	if err != nil {
 		return err
@@ -75,22 +74,22 @@ func runEvents(ctx context.Context, env *Env, control string, args []string) err
 	default:
 		return Hint(Usage("do what with events?"), "say list, show EVENT, retry EVENT or drop EVENT")
 	}
-	several := e.boards.All || len(e.boards.Labels) > 0
 	switch {
-	case several && verb != "list":
+	case b.several() && verb != "list":
 		return Hint(Usage("%s is for one board at a time", verb), "say --device NAME; list takes --label and --all")
-	case several || e.boards.Device != "":
-		if err := e.boards.Check(); err != nil {
-			return Usage("%v", err)
+	case b.given():
+		boards, err := b.selector()
+		if err != nil {
+			return err
 		}
 		c, err := s.connect(env)
 		if err != nil {
 			return err
 		}
-		if several {
-			return e.listAll(ctx, c)
+		if b.several() {
+			return e.listAll(ctx, c, boards)
 		}
-		e.letters = remote{c, e.boards.Device}
+		e.letters = remote{c, b.device}
 	case s.to != "":
 		return Hint(Usage("which boards of %s?", s.to), "say --device NAME; list takes --label and --all too")
 	default:
@@ -112,9 +111,8 @@ func runEvents(ctx context.Context, env *Env, control string, args []string) err
 
 type events struct {
 	letters
-	env    *Env
-	boards model.Selector
-	json   bool
+	env  *Env
+	json bool
 }
 
 // letters are the dead letters of one agent.
@@ -173,14 +171,14 @@ type boardEvents struct {
 }
 
 // listAll asks each board of a selector, one after the other; one that doesn't answer holds up no other.
-func (e *events) listAll(ctx context.Context, c *client.Client) error {
+func (e *events) listAll(ctx context.Context, c *client.Client, s model.Selector) error {
 	known, err := c.Devices(ctx, 0, 0)
 	if err != nil {
 		return err
 	}
 	boards, silent := []boardEvents{}, 0
 	for _, d := range known.Devices {
-		if !e.boards.Matches(d.Name, d.Labels) {
+		if !s.Matches(d.Name, d.Labels) {
 			continue
 		}
 		b := boardEvents{Device: d.Name}
@@ -197,7 +195,7 @@ func (e *events) listAll(ctx context.Context, c *client.Client) error {
 	}
 	switch {
 	case len(boards) == 0:
-		return Hint(fmt.Errorf("no board matches: %s", e.boards), "dunlin devices lists them")
+		return Hint(fmt.Errorf("no board matches: %s", s), "dunlin devices lists them")
 	case e.json:
 		err = printJSON(e.env.Stdout, boards)
 	default:

@@ -51,50 +51,18 @@ Exit codes: 3 when a board failed or refused it, 4 when boards were still at it 
 type pushFlags struct {
 	server
 	application
-	device       string
-	labels       labelFlag
-	all          bool
-	wait, noWait bool
-	timeout      time.Duration
-	json         bool
-}
-
-// labelFlag collects KEY=VALUE.
-type labelFlag map[string]string
-
-func (l labelFlag) String() string { return labels(l) }
-
-func (l labelFlag) Set(s string) error {
-	k, v, ok := strings.Cut(s, "=")
-	if !ok || k == "" {
-		return fmt.Errorf("want KEY=VALUE")
-	}
-	l[k] = v
-	return nil
-}
-
-func (p *pushFlags) selector() (model.Selector, error) {
-	s := model.Selector{Device: p.device, Labels: p.labels, All: p.all}
-	if err := s.Check(); err != nil {
-		if p.device == "" && len(p.labels) == 0 && !p.all {
-			return s, Hint(Usage("which boards?"), "say --device NAME, --label KEY=VALUE or --all")
-		}
-		return s, Usage("%v", err)
-	}
-	return s, nil
+	boardFlags
+	waitFlags
+	json bool
 }
 
 func runPush(ctx context.Context, env *Env, args []string) error {
-	p := pushFlags{labels: labelFlag{}}
+	var p pushFlags
 	f := flag.NewFlagSet("push", flag.ContinueOnError)
 	p.server.flags(f)
 	p.application.flags(f)
-	f.StringVar(&p.device, "device", "", "")
-	f.Var(p.labels, "label", "")
-	f.BoolVar(&p.all, "all", false, "")
-	f.BoolVar(&p.wait, "wait", true, "")
-	f.BoolVar(&p.noWait, "no-wait", false, "")
-	f.DurationVar(&p.timeout, "timeout", 5*time.Minute, "")
+	p.boardFlags.flags(f)
+	p.waitFlags.flags(f)
 	f.BoolVar(&p.json, "json", false, "")
 	if rest, err := parse(f, args); err != nil || len(rest) > 0 {
 		return errors.Join(err, extra(rest))
@@ -141,46 +109,17 @@ func runPush(ctx context.Context, env *Env, args []string) error {
 		later = "; a board that says hello and matches gets it then"
 	}
 	out.line("assign", "%s: %s now%s", selector, plural(len(assigned.Devices), "board"), later)
-	return finish(ctx, env, c, out, &p, r, assigned)
-}
-
-// finish waits for the boards and prints the table.
-func finish(ctx context.Context, env *Env, c *client.Client, out *progress, p *pushFlags, r *localRelease, assigned model.Assigned) error {
-	w := &waiting{application: r.release.Application, version: r.release.Version, generations: map[string]uint64{}, started: env.Now()}
-	for _, d := range assigned.Devices {
-		w.generations[d.Name] = d.Generation
-	}
-	late := false
-	var list model.Devices
-	var err error
-	if p.wait && !p.noWait {
-		list, late, err = w.wait(ctx, c, out, p.timeout, env.Now)
-	} else {
-		list, err = c.Devices(ctx, 0, 0)
-	}
-	if err != nil {
-		return err
-	}
-	rows, failed := w.rows(list.Devices, env.Now())
-	if p.json {
-		err = printJSON(env.Stdout, struct {
+	return p.finish(ctx, env, c, out, r.release.Application, r.release.Version, assigned, func(rows []row) error {
+		if !p.json {
+			return printSome(env.Stdout, rows)
+		}
+		return printJSON(env.Stdout, struct {
 			Application string      `json:"application"`
 			Version     string      `json:"version"`
 			Release     wire.Digest `json:"release"`
 			Devices     []row       `json:"devices"`
 		}{r.release.Application, r.release.Version, wire.Sum(r.manifest), rows})
-	} else if len(rows) > 0 {
-		err = printRows(env.Stdout, rows)
-	}
-	switch {
-	case err != nil:
-		return err
-	case failed:
-		return &exit{code: ExitRefused}
-	case late:
-		return Hint(&exit{ExitTimeout, fmt.Sprintf("boards were still at it after %s", p.timeout)}, "they go on by themselves; dunlin devices shows how far they are")
-	}
-	return nil
+	})
 }
 
 // localRelease is a manifest and its components, read and resolved.

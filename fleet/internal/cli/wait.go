@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"time"
 
@@ -16,9 +17,51 @@ const (
 	backGrace = 30 * time.Second
 )
 
+// waitFlags say for how long a command waits for boards.
+type waitFlags struct {
+	wait, noWait bool
+	timeout      time.Duration
+}
+
+func (f *waitFlags) flags(set *flag.FlagSet) {
+	set.BoolVar(&f.wait, "wait", true, "")
+	set.BoolVar(&f.noWait, "no-wait", false, "")
+	set.DurationVar(&f.timeout, "timeout", 5*time.Minute, "")
+}
+
+// finish waits for the boards that a version was assigned to ("": none of the application), and prints their table.
+func (f *waitFlags) finish(ctx context.Context, env *Env, c *client.Client, out *progress, application, version string, assigned model.Assigned, print func([]row) error) error {
+	w := &waiting{application: application, version: version, generations: map[string]uint64{}, started: env.Now()}
+	for _, d := range assigned.Devices {
+		w.generations[d.Name] = d.Generation
+	}
+	late := false
+	var list model.Devices
+	var err error
+	if f.wait && !f.noWait {
+		list, late, err = w.wait(ctx, c, out, f.timeout, env.Now)
+	} else {
+		list, err = c.Devices(ctx, 0, 0)
+	}
+	if err != nil {
+		return err
+	}
+	rows, failed := w.rows(list.Devices, env.Now())
+	err = print(rows)
+	switch {
+	case err != nil:
+		return err
+	case failed:
+		return &exit{code: ExitRefused}
+	case late:
+		return Hint(&exit{ExitTimeout, fmt.Sprintf("boards were still at it after %s", f.timeout)}, "they go on by themselves; dunlin devices shows how far they are")
+	}
+	return nil
+}
+
 // waiting is the boards that a release was assigned to, and how they fare.
 type waiting struct {
-	application, version string
+	application, version string            // without a version: to be removed
 	generations          map[string]uint64 // by device
 	started              time.Time
 }
@@ -40,18 +83,24 @@ func (w *waiting) judge(d model.Device, now time.Time) fate {
 		return failed
 	}
 	if d.Generation.Reported >= generation {
+		there := false
 		for _, a := range d.Applications {
 			if a.Application != w.application {
 				continue
 			}
+			there = true
 			switch {
 			case a.Desired != w.version: // somebody assigned another version since
 				return runs
+			case w.version == "":
 			case a.Phase == wire.PhaseFailed:
 				return failed
 			case a.Version == w.version && (a.Phase == wire.PhaseRunning || a.Phase == wire.PhaseIdle):
 				return runs
 			}
+		}
+		if w.version == "" && !there {
+			return runs
 		}
 	}
 	if !d.Online && (w.started.Sub(d.LastSeen) > backSoon || now.Sub(w.started) > backGrace) {
@@ -98,11 +147,16 @@ func (w *waiting) rows(list []model.Device, now time.Time) (rows []row, anyFaile
 				r.Version, r.Phase, r.Note = versions(a), string(a.Phase), note(d, a, now)
 			}
 		}
+		for _, removed := range d.Removed {
+			if removed.Application == w.application && r.Phase == "" {
+				r.Phase, r.Note = "removed", "its data is kept"+keptFor(removed.Left)
+			}
+		}
 		switch w.judge(d, now) {
 		case failed:
 			anyFailed = true
 		case away:
-			r.Note = fmt.Sprintf("gets it when it is back; last seen %s", ago(now.Sub(d.LastSeen)))
+			r.Note = fmt.Sprintf("hears of it when it is back; last seen %s", ago(now.Sub(d.LastSeen)))
 		}
 		rows = append(rows, r)
 	}

@@ -38,7 +38,7 @@ func choose(assigned map[string]store.Choice, rules []store.Rule, name string, l
 			continue
 		}
 		next[r.Release.Application] = store.Choice{Pointer: r.Release, Rule: r.Sequence}
-		changed = changed || old.Pointer != r.Release
+		changed = changed || old.Pointer != r.Release && (old.Version != "" || r.Release.Version != "")
 	}
 	return next, changed
 }
@@ -70,7 +70,9 @@ func (d *Devices) assign(v *device) (changed bool, err error) {
 func (d *Devices) sign(v *device) error {
 	desired := wire.Desired{Fleet: d.fleet, Device: v.Name, Generation: v.Generation + 1, Issued: d.cfg.Now().UTC().Truncate(time.Second)}
 	for _, c := range v.Assigned {
-		desired.Releases = append(desired.Releases, c.Pointer)
+		if c.Version != "" {
+			desired.Releases = append(desired.Releases, c.Pointer)
+		}
 	}
 	slices.SortFunc(desired.Releases, func(a, b wire.Pointer) int { return strings.Compare(a.Application, b.Application) })
 	payload, err := wire.MarshalDesired(desired)
@@ -85,7 +87,7 @@ func (d *Devices) sign(v *device) error {
 	return nil
 }
 
-// Assign makes a rule of it that the devices which s picks run release, applies it to those that are known, and returns
+// Assign makes a rule of it that the devices which s picks run release (without a version: nothing of its application), applies it to those that are known, and returns
 // them when all of that is durable.
 func (d *Devices) Assign(release wire.Pointer, s model.Selector) (model.Assigned, error) {
 	if err := s.Check(); err != nil {
@@ -99,6 +101,9 @@ func (d *Devices) Assign(release wire.Pointer, s model.Selector) (model.Assigned
 	rule := store.Rule{Sequence: 1, At: d.cfg.Now().UTC(), Selector: s, Release: release}
 	if n := len(d.rules); n > 0 {
 		rule.Sequence = d.rules[n-1].Sequence + 1
+	}
+	if release.Version == "" && !slices.ContainsFunc(d.rules, func(r store.Rule) bool { return r.Release.Application == release.Application }) {
+		return model.Assigned{}, fmt.Errorf("remove application %s, which no board was ever to run: %w", release.Application, store.ErrNotFound)
 	}
 	rules, drop := covered(d.rules, rule)
 	if len(rules) > maxRules {

@@ -346,6 +346,9 @@ func view(v *device) model.Device {
 	}
 	apps := map[string]*model.Application{}
 	for name, c := range v.Assigned {
+		if c.Version == "" {
+			continue
+		}
 		digest := c.Release
 		apps[name] = &model.Application{Application: name, Desired: c.Version, Digest: &digest}
 	}

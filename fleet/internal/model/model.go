@@ -145,10 +145,11 @@ type NewRelease struct {
 	Targets  []byte `json:"targets"`
 }
 
-// NewDesired is POST /v1/desired: run a release on the devices that the selector picks, now and from now on.
+// NewDesired is POST /v1/desired: run a release on the devices that the selector picks, or none of the application, now and from now on.
 type NewDesired struct {
 	Application string   `json:"application"`
-	Version     string   `json:"version"`
+	Version     string   `json:"version,omitempty"` // empty with Remove
+	Remove      bool     `json:"remove,omitempty"`
 	Selector    Selector `json:"selector"`
 }
 

@@ -22,7 +22,8 @@ type Device struct {
 	Envelope   []byte            `json:"envelope,omitempty"` // signed desired state, as published
 }
 
-// Choice is the release of one application that a device should run, and the rule that said so.
+// Choice is the release of one application that a device should run, and the rule that said so. Without a version it should run none:
+// older rules, which would have it run one, don't count any more.
 type Choice struct {
 	wire.Pointer
 	Rule uint64 `json:"rule"`
