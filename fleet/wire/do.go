@@ -178,15 +178,15 @@ func (m *Events) check() error {
 	return nil
 }
 
-func (m *DeadEvent) check() error {
-	if _, err := ParseEvent(m.Event); err != nil {
+func (e *DeadEvent) check() error {
+	if _, err := ParseEvent(e.Event); err != nil {
 		return err
 	}
-	if m.QoS > 2 || m.Attempts < 0 || m.Bytes < 0 || len(m.Text)+len(m.Payload) > m.Bytes || m.Text != "" && len(m.Payload) > 0 {
-		return fmt.Errorf("event %s: QoS %d, %d attempts, %d bytes, %d of them as text and %d as they are", m.Event, m.QoS, m.Attempts, m.Bytes, len(m.Text), len(m.Payload))
+	if e.QoS > 2 || e.Attempts < 0 || e.Bytes < 0 || len(e.Text)+len(e.Payload) > e.Bytes || e.Text != "" && len(e.Payload) > 0 {
+		return fmt.Errorf("event %s: QoS %d, %d attempts, %d bytes, %d of them as text and %d as they are", e.Event, e.QoS, e.Attempts, e.Bytes, len(e.Text), len(e.Payload))
 	}
-	return first(text("trigger", m.Trigger, MaxTopicBytes), text("topic", m.Topic, MaxTopicBytes), text("reason", m.Reason, MaxErrorBytes), text("cause", m.Cause, MaxErrorBytes),
-		text("payload", m.Text, MaxShownBytes), utc("at", m.At))
+	return first(text("trigger", e.Trigger, MaxTopicBytes), text("topic", e.Topic, MaxTopicBytes), text("reason", e.Reason, MaxErrorBytes), text("cause", e.Cause, MaxErrorBytes),
+		text("payload", e.Text, MaxShownBytes), utc("at", e.At))
 }
 
 func (m *Renamed) check() error {

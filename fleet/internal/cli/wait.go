@@ -30,7 +30,7 @@ func (f *waitFlags) flags(set *flag.FlagSet) {
 }
 
 // finish waits for the boards that a version was assigned to ("": none of the application), and prints their table.
-func (f *waitFlags) finish(ctx context.Context, env *Env, c *client.Client, out *progress, application, version string, assigned model.Assigned, print func([]row) error) error {
+func (f *waitFlags) finish(ctx context.Context, env *Env, c *client.Client, out *progress, application, version string, assigned model.Assigned, show func([]row) error) error {
 	w := &waiting{application: application, version: version, generations: map[string]uint64{}, started: env.Now()}
 	for _, d := range assigned.Devices {
 		w.generations[d.Name] = d.Generation
@@ -47,7 +47,7 @@ func (f *waitFlags) finish(ctx context.Context, env *Env, c *client.Client, out 
 		return err
 	}
 	rows, failed := w.rows(list.Devices, env.Now())
-	err = print(rows)
+	err = show(rows)
 	switch {
 	case err != nil:
 		return err
