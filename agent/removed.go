@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/store"
 	timertrigger "dunlin.dev/dunlin/agent/internal/trigger/timer"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -61,7 +60,6 @@ func (a *Agent) retire(ctx context.Context, app string) error {
 	if err := a.store.Put(map[string][]byte{installArea + app: nil, attemptArea + app: nil, removedArea + app: b}); err != nil {
 		return err
 	}
-	crash.At("retired")
 	old, err := a.replace(app, nil)
 	if err != nil {
 		return err
@@ -147,7 +145,6 @@ func (a *Agent) purge(app string) error {
 	if err != nil {
 		return fmt.Errorf("delete directories of %s: %w", app, err)
 	}
-	crash.At("purge")
 	if err := a.store.DeleteApplication(app); err != nil {
 		return err
 	}

@@ -138,25 +138,43 @@ func TestWhatARemovedApplicationLeftBehindIsDeletedWhenItsTimeIsOver(t *testing.
 	}
 }
 
-// A board that was off, or killed between, goes on where it was.
+// A board that was off, or killed while it deleted, goes on where it was.
 func TestARemovalThatWasCutOffGoesOn(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t)
-	b := connectedBoard(t, f, func(c *Config) { c.KeepRemoved = "forever" })
-	f.install(counterWith(f, "1.0.0"))
-	file, _ := b.leave()
-	if r := f.remove(b); len(r.Removed) != 1 || r.Removed[0].Left != nil {
-		t.Errorf("it reports %+v", r.Removed)
+	steps := []func(*board){
+		func(b *board) { must(b.t, os.RemoveAll(filepath.Join(b.cfg.State, "data", app))) },
+		func(b *board) { must(b.t, b.agent.store.DeleteApplication(app)) },
+		func(b *board) {
+			_, _, err := b.agent.inbox.ForgetApplication(app)
+			must(b.t, err)
+		},
 	}
-	b.stop()
-	b.cfg.KeepRemoved = "0s" // and half of it has been deleted
-	must(t, os.Remove(file))
-	b.start()
-	eventually(t, "the rest is deleted", func() bool {
-		apps, err := b.agent.removedApps()
-		return err == nil && len(apps) == 0 && b.agent.inbox.Counts().Dead == 0
-	})
-	if _, err := os.Stat(filepath.Dir(filepath.Dir(file))); !os.IsNotExist(err) {
-		t.Errorf("its directory is there: %v", err)
+	for done := range len(steps) + 1 {
+		f := newFleet(t)
+		b := connectedBoard(t, f, func(c *Config) { c.KeepRemoved = "forever" })
+		f.install(counterWith(f, "1.0.0"))
+		file, _ := b.leave()
+		if r := f.remove(b); len(r.Removed) != 1 || r.Removed[0].Left != nil {
+			t.Errorf("it reports %+v", r.Removed)
+		}
+		for _, step := range steps[:done] {
+			step(b)
+		}
+		b.stop()
+		b.cfg.KeepRemoved = "0s"
+		b.start()
+		eventually(t, "the rest is deleted", func() bool {
+			apps, err := b.agent.removedApps()
+			return err == nil && len(apps) == 0
+		})
+		if n := b.agent.inbox.Counts().Dead; n != 0 {
+			t.Errorf("after %d steps: %d dead letters", done, n)
+		}
+		if _, err := os.Stat(filepath.Dir(filepath.Dir(file))); !os.IsNotExist(err) {
+			t.Errorf("after %d steps: its directory is there: %v", done, err)
+		}
+		if keys, err := b.agent.store.Begin(app).Keys("default", "", 0); len(keys) != 0 || err != nil {
+			t.Errorf("after %d steps: it has records %q, %v", done, keys, err)
+		}
 	}
 }

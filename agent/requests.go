@@ -32,6 +32,7 @@ type requests struct {
 	log   *slog.Logger
 	queue chan link.Request
 	done  []answered // newest last
+	quiet time.Time  // until then, what is wrong is said at debug level: whoever sends it could fill the log
 }
 
 // answered is a request that was carried out.
@@ -61,14 +62,23 @@ func (r *requests) run(ctx context.Context) error {
 		case req := <-r.queue:
 			do, err := r.judge(req)
 			if err != nil {
-				r.log.Warn("a request of the fleet is not taken", "cause", err)
+				r.log.Log(ctx, r.wrong(), "a request of the fleet is not taken", "cause", err)
 				continue
 			}
-			if err := req.Answer(ctx, r.carryOut(do)); err != nil && ctx.Err() == nil {
+			if err := req.Answer(ctx, r.carryOut(ctx, do)); err != nil && ctx.Err() == nil {
 				r.log.Warn("an answer to the fleet could not be sent", "operation", do.Operation, "cause", err)
 			}
 		}
 	}
+}
+
+// wrong is at which level something wrong is said: it warns once in ten seconds.
+func (r *requests) wrong() slog.Level {
+	if now := time.Now(); now.After(r.quiet) {
+		r.quiet = now.Add(10 * time.Second)
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
 }
 
 // judge says whether a request is the fleet's, for this board, and of now.
@@ -95,7 +105,7 @@ func (r *requests) judge(req link.Request) (wire.Do, error) {
 }
 
 // carryOut does what is asked for, once: a repeat has the same answer. After a restart the session is another.
-func (r *requests) carryOut(do wire.Do) wire.Done {
+func (r *requests) carryOut(ctx context.Context, do wire.Do) wire.Done {
 	for _, a := range r.done {
 		if a.session == do.Session && a.done.ID == do.ID {
 			return a.done
@@ -107,14 +117,15 @@ func (r *requests) carryOut(do wire.Do) wire.Done {
 	event := do.Arguments["event"]
 	if err != nil {
 		done.Code, done.Error, done.Result = codeOf(err), wire.Clip(err.Error()), nil
-		r.log.Warn("a request of the fleet failed", "operation", do.Operation, "event", event, "id", do.ID, "cause", err)
-	} else {
-		r.log.Info("a request of the fleet is done", "operation", do.Operation, "event", event, "id", do.ID)
+		r.log.Log(ctx, r.wrong(), "a request of the fleet failed", "operation", do.Operation, "event", event, "id", do.ID, "cause", err)
 	}
 	if reads(do.Operation) { // again is no harm, and its answer is large
 		return done
 	}
-	r.agent.report() // with the number of dead letters
+	if err == nil {
+		r.log.Info("a request of the fleet is done", "operation", do.Operation, "event", event, "id", do.ID)
+		r.agent.report() // with the number of dead letters
+	}
 	r.done = append(r.done, answered{do.Session, done})
 	if n := len(r.done) - maxAnswers; n > 0 {
 		r.done = slices.Delete(r.done, 0, n)

@@ -40,10 +40,11 @@ func (b *boards) Receive(m broker.Message) error {
 		if err != nil {
 			return b.drop(m, err)
 		}
-		if m.Connection != 0 {
+		err = b.devices.Hello(m.Device, m.Connection, h)
+		if err == nil && m.Connection != 0 {
 			b.requests.Gone(m.Device, h.Session)
 		}
-		return b.devices.Hello(m.Device, m.Connection, h)
+		return err
 	case wire.ChannelState:
 		s, err := wire.UnmarshalState(m.Payload)
 		if err != nil {

@@ -332,22 +332,31 @@ func (h keyHash) sum() (d digest) {
 	return d
 }
 
-// DeleteApplication removes the keyvalue data of an application that was uninstalled for good.
+// deleteBatch is how many rows go in one transaction: events of others are committed between.
+const deleteBatch = 4096
+
+// DeleteApplication removes the keyvalue data of an application that was uninstalled for good. Interrupted, it is begun again.
 func (s *Store) DeleteApplication(application string) error {
 	if application == "" || len(application) > MaxName {
 		return fmt.Errorf("delete data of application: name of %d bytes, want 1 to %d", len(application), MaxName)
 	}
 	prefix := append([]byte{kindValue, byte(len(application))}, application...)
-	j := &job{}
-	j.check = func(rows table) error {
-		j.writes = map[string][]byte{}
-		return rows.scan(prefix, nil, func(k, _ []byte) (bool, error) {
-			j.writes[string(k)] = nil
-			return true, nil
-		})
+	for last := []byte(nil); ; {
+		j := &job{}
+		from := last
+		j.check = func(rows table) error {
+			j.writes, last = map[string][]byte{}, from
+			return rows.scan(prefix, from, func(k, _ []byte) (bool, error) {
+				last = bytes.Clone(k)
+				j.writes[string(k)] = nil
+				return len(j.writes) < deleteBatch, nil
+			})
+		}
+		if err := s.do(context.Background(), j); err != nil {
+			return fmt.Errorf("delete data of application %q: %w", application, err)
+		}
+		if len(j.writes) < deleteBatch {
+			return nil
+		}
 	}
-	if err := s.do(context.Background(), j); err != nil {
-		return fmt.Errorf("delete data of application %q: %w", application, err)
-	}
-	return nil
 }

@@ -210,6 +210,36 @@ func TestApplicationsAndStoresAreApart(t *testing.T) {
 	}
 }
 
+// More than goes into one transaction, and on a small board into memory.
+func TestAnApplicationWithManyRecordsIsDeletedWhole(t *testing.T) {
+	s := newStore(t)
+	for i := range 3 {
+		for _, app := range []string{"app", "other"} {
+			tx := s.Begin(app)
+			for n := range deleteBatch {
+				must(t, tx.Set("default", strconv.Itoa(i)+"/"+strconv.Itoa(n), []byte("x")))
+			}
+			must(t, tx.Commit(ctx))
+		}
+	}
+	must(t, s.DeleteApplication("app"))
+	must(t, s.DeleteApplication("app"))
+	for app, want := range map[string]int{"app": 0, "other": 3 * deleteBatch} {
+		n, after := 0, ""
+		for {
+			keys, err := s.Begin(app).Keys("default", after, 1000)
+			must(t, err)
+			if len(keys) == 0 {
+				break
+			}
+			n, after = n+len(keys), keys[len(keys)-1]
+		}
+		if n != want {
+			t.Errorf("%s has %d records, want %d", app, n, want)
+		}
+	}
+}
+
 func TestLimitsNameWhatIsTooLarge(t *testing.T) {
 	s := newStore(t)
 	tx := s.Begin("app")

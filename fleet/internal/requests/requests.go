@@ -107,6 +107,9 @@ func (r *Requests) Ask(ctx context.Context, device string, o wire.Operation, arg
 		return nil, err
 	}
 	defer r.end(id, w)
+	if now, err := r.cfg.Reach(device); err != nil || now.ID != to.ID { // it changed before Gone could know of this request
+		return nil, errors.Join(fmt.Errorf("device %s: %w", device, ErrLost), err)
+	}
 	if err := r.cfg.Send(device, envelope); err != nil {
 		return nil, fmt.Errorf("ask device %s: %w", device, err)
 	}
