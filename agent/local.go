@@ -113,9 +113,13 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 		}
 	}
 	// Another application than the last time gives way first: this runtime runs one.
-	for _, d := range a.apps.list() {
-		if d.manifest.Application != release.Application {
-			if err := a.retire(ctx, d.manifest.Application); err != nil {
+	records, err := a.store.List(installArea)
+	if err != nil {
+		return files, err
+	}
+	for key := range records {
+		if app := key[len(installArea):]; app != release.Application {
+			if err := a.retire(ctx, app); err != nil {
 				return files, err
 			}
 		}
@@ -127,7 +131,7 @@ func (a *Agent) runManifest(ctx context.Context, path string) (files []string, e
 	if err := a.serve(ctx, d); err != nil {
 		return files, err
 	}
-	return files, a.dropOthers(release)
+	return files, errors.Join(a.dropOthers(release), a.purgeExpired())
 }
 
 // dropOthers deletes the components and files of versions that were run before: each rebuild makes new ones.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -126,6 +127,15 @@ func (a *Agent) expired() (apps []string, again time.Duration, err error) {
 	}
 	slices.Sort(apps)
 	return apps, again, nil
+}
+
+// purgeExpired deletes what is left of applications whose time is over, where no manager does.
+func (a *Agent) purgeExpired() error {
+	apps, _, err := a.expired()
+	for _, app := range apps {
+		err = errors.Join(err, a.purge(app))
+	}
+	return err
 }
 
 func (a *Agent) note(app string, r removed) error {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -176,5 +177,34 @@ func TestARemovalThatWasCutOffGoesOn(t *testing.T) {
 		if keys, err := b.agent.store.Begin(app).Keys("default", "", 0); len(keys) != 0 || err != nil {
 			t.Errorf("after %d steps: it has records %q, %v", done, keys, err)
 		}
+	}
+}
+
+// The local runtime has no fleet that could say so: what another application of the same folder left goes with its time too.
+func TestTheLocalRuntimeForgetsWhatRanBefore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "dunlin.toml")
+	must(t, os.WriteFile(filepath.Join(dir, "c.wasm"), hello1, 0o600))
+	for _, step := range []struct {
+		name, keep string
+		there      bool
+	}{{"first", "", true}, {"second", "", true}, {"second", "0s", false}, {"first", "0s", false}} {
+		must(t, os.WriteFile(path, []byte(strings.NewReplacer("NAME", step.name, "VERSION", "1.0.0", "ROUTE", "/").Replace(localManifest)), 0o600))
+		b := &board{t: t, cfg: Config{State: filepath.Join(dir, "state"), Listen: off, Bus: Bus{Listen: off}, KeepRemoved: step.keep, local: true}}
+		b.seedCode()
+		a, err := New(b.cfg, slog.New(slog.DiscardHandler))
+		must(t, err)
+		if step.keep == "" && step.name == "first" {
+			tx := a.store.Begin("first")
+			must(t, tx.Set("default", "k", []byte("v")))
+			must(t, tx.Commit(t.Context()))
+		}
+		_, err = a.runManifest(t.Context(), path)
+		must(t, err)
+		if _, there, err := a.store.Begin("first").Get("default", "k"); there != step.there || err != nil {
+			t.Errorf("%s with %q: its data is there: %t, %v", step.name, step.keep, there, err)
+		}
+		a.Close()
 	}
 }

@@ -63,3 +63,38 @@ func FuzzEventName(f *testing.F) {
 		}
 	})
 }
+
+func TestAnAnswerOfMoreThanItMayHoldIsNone(t *testing.T) {
+	page := Events{}
+	for i := range MaxEventsPage + 1 {
+		page.Dead = append(page.Dead, DeadEvent{Event: EventName(uint64(i)), At: when})
+	}
+	if _, err := MarshalEvents(page); err == nil {
+		t.Error("a page with too many letters passes")
+	}
+	b, err := canonical(&page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := UnmarshalEvents(b); err == nil {
+		t.Error("a page with too many letters is read")
+	}
+	do := Do{Fleet: "green", Device: "pi-1", Session: "b1c2", ID: "r1", Operation: EventsList, Deadline: when, Arguments: map[string]string{}}
+	for i := range MaxArguments + 1 {
+		do.Arguments[EventName(uint64(i))] = ""
+	}
+	if _, err := MarshalDo(do); err == nil {
+		t.Error("too many arguments pass")
+	}
+	do.Arguments = map[string]string{"event": strings.Repeat("x", MaxLabelBytes+1)}
+	if _, err := MarshalDo(do); err == nil {
+		t.Error("a long argument passes")
+	}
+	hello := Hello{Version: Version, Session: "s", Agent: "a", Arch: "amd64", Boot: "b", Operations: make([]Operation, MaxOperations+1)}
+	for i := range hello.Operations {
+		hello.Operations[i] = "x"
+	}
+	if _, err := MarshalHello(hello); err == nil {
+		t.Error("too many operations pass")
+	}
+}
