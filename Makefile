@@ -101,8 +101,8 @@ clean-tree:
 	@[ -z "$$(git status --porcelain)" ] || { echo 'the tree is not clean; commit or remove:'; git status --short; exit 1; }
 
 .PHONY: bench
-bench: build ## measure; prints BENCH <name> <value> <unit>
-	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/bench
+bench: build ## measure; prints BENCH <name> <value> <unit>; ONLY=idle,socket measures these stages
+	@DUNLIN_BIN_DIR='$(CURDIR)/bin' $(GO) run ./test/bench $(if $(ONLY),-only '$(ONLY)')
 
 # Needs the JS handlers too: the comparison is half of theirs.
 .PHONY: bench-peers

@@ -26,6 +26,7 @@ import (
 	timertrigger "dunlin.dev/dunlin/agent/internal/trigger/timer"
 	"dunlin.dev/dunlin/agent/internal/uplink"
 	"dunlin.dev/dunlin/fleet/trust"
+	"dunlin.dev/dunlin/fleet/wire"
 )
 
 // drainTime is how long a version that is replaced, or a source that stops, may finish what it began.
@@ -105,7 +106,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if a.unpacked, err = files.OpenUnpacked(filepath.Join(cfg.State, "files"), log); err != nil {
 		return nil, err
 	}
-	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime}, log.With("source", "http"))
+	a.http = httptrigger.New(httptrigger.Config{Address: cfg.Listen, WellKnown: a.wellKnown(), Drain: drainTime, MaxBody: wire.MaxPayload}, log.With("source", "http"))
 	a.bus = newBus(cfg, a.inbox, a.now, log.With("source", "mqtt"))
 	a.host.Guard(func() (string, []string) {
 		routes, broker := a.Addresses()

@@ -41,6 +41,7 @@ type applications struct {
 	all     map[string]*deployment
 	retired wire.Counters // of deployments that serve no more, since the agent started
 	own     []timertrigger.Timer
+	commits sync.Map // *sync.RWMutex by application: its versions share data
 }
 
 // retire adds what d counted to the totals.
@@ -155,6 +156,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 			return fmt.Errorf("component %q does not start: %w", name, err)
 		}
 	}
+	commits, _ := a.apps.commits.LoadOrStore(d.manifest.Application, new(sync.RWMutex))
 	l := c.Limits.Complete()
 	quota := store.Quota{Stores: grantsOf(c).KeyvalueStores(), Bytes: l.KeyValue}
 	d.runners[name] = runner.New(runner.Config{
@@ -165,7 +167,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		Begin: func(e *trigger.Event) runner.Tx {
 			return a.store.Begin(d.manifest.Application).Within(quota).Durable(d.durability[e.Trigger]).Stamp(a.stamp)
 		},
-		Log: a.log, Moment: a.moment,
+		Commits: commits.(*sync.RWMutex), Log: a.log, Moment: a.moment,
 	})
 	return nil
 }

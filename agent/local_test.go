@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,4 +119,42 @@ func TestTheLocalRuntimeRefusesWhatItCantRun(t *testing.T) {
 	if err := run(cfg); err == nil || !strings.Contains(err.Error(), "wasi:keyvalue") {
 		t.Errorf("without its grants: %v", err)
 	}
+}
+
+func TestABodyMayBeAsLargeAsItsManifestSays(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := &board{t: t, cfg: Config{State: filepath.Join(dir, "state"), Listen: "127.0.0.1:0", Bus: Bus{Listen: off}}}
+	b.seedCode()
+	path := filepath.Join(dir, "dunlin.toml")
+	text := strings.NewReplacer("NAME", "trial", "VERSION", "1.0.0", "ROUTE", "/...").Replace(localManifest)
+	must(t, os.WriteFile(path, []byte(strings.Replace(text, `"c.wasm" }`, `"c.wasm", limits = { payload = "20MiB", time = "60s", cpu = "60s" } }`, 1)), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "c.wasm"), hello1, 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	started, done := make(chan *Agent, 1), make(chan error, 1)
+	go func() {
+		done <- RunLocal(ctx, b.cfg, path, slog.New(slog.DiscardHandler), func(a *Agent) { started <- a }, nil)
+	}()
+	select {
+	case b.agent = <-started:
+	case err := <-done:
+		t.Fatalf("it does not start: %v", err)
+	}
+	b.http, _ = b.agent.Addresses()
+	b.serves("trial 1.0.0")
+	for _, c := range []struct{ bytes, status int }{{17 << 20, http.StatusOK}, {21 << 20, http.StatusRequestEntityTooLarge}} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+b.http+"/echo", bytes.NewReader(make([]byte, c.bytes)))
+		must(t, err)
+		req.Header.Set("Expect", "100-continue") // so that a refusal is read, and not the end of a connection that it didn't write whole
+		resp, err := (&http.Transport{ExpectContinueTimeout: patience, DisableKeepAlives: true}).RoundTrip(req)
+		must(t, err)
+		n, err := io.Copy(io.Discard, resp.Body)
+		must(t, err)
+		must(t, resp.Body.Close())
+		if resp.StatusCode != c.status || c.status == http.StatusOK && n != int64(c.bytes) {
+			t.Errorf("%d bytes: %s, %d came back", c.bytes, resp.Status, n)
+		}
+	}
+	cancel()
+	must(t, <-done)
 }

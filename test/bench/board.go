@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ func (b *bench) install(ctx context.Context) error {
 	return b.push(ctx, "small", "1.0.0", `
 trigger.http = [{ route = "/", component = "hello" }, { route = "/echo", component = "hello" }, { route = "/count", component = "counter" }]
 trigger.mqtt = [{ topic = "quiet/#", qos = 1, component = "quiet" }, { topic = "events/#", qos = 1, component = "counter" }]
-component.hello = { source = "hello.wasm" }
+component.hello = { source = "hello.wasm", limits = { payload = "64MiB", time = "60s", cpu = "60s" } }
 component.counter = { source = "counter.wasm", key_value_stores = ["default"], publish = ["count/#"] }
 component.quiet = { source = "quiet.wasm", key_value_stores = ["default"], publish = ["#"] }
 `, map[string][]byte{"hello.wasm": guests.HelloHTTP, "counter.wasm": guests.Counter, "quiet.wasm": guests.Hostile})
@@ -136,4 +137,40 @@ func (b *bench) push(ctx context.Context, app, version, rest string, files map[s
 func (b *bench) cli(ctx context.Context, args ...string) error {
 	_, err := command(ctx, []string{"DUNLIN_TOKEN_FILE=" + b.path("fleet/admin.token")}, b.path("dunlin"), args...)
 	return err
+}
+
+// another board with a fleet server of its own, and more in its configuration. Its link goes past the relay.
+func (b *bench) another(ctx context.Context, name, more string) (_ *bench, err error) {
+	o := &bench{out: b.out, dir: b.path(name)}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"dunlin", "dunlin-agent", "dunlin-fleet"} {
+		if err := os.Link(b.path(name), o.path(name)); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			o.end()
+		}
+	}()
+	if err := o.raise(ctx); err != nil {
+		return nil, err
+	}
+	config, err := os.ReadFile(o.path("agent.toml"))
+	if err != nil {
+		return nil, err
+	}
+	config = append(bytes.ReplaceAll(config, []byte(o.link.addr()), []byte(o.link.target)), more...)
+	if err := os.WriteFile(o.path("agent.toml"), config, 0o600); err != nil {
+		return nil, err
+	}
+	return o, o.restart(ctx, true)
+}
+
+func (b *bench) end() {
+	b.board.Stop()
+	b.link.close()
+	b.fleet.Stop()
 }

@@ -34,13 +34,9 @@ func (b *bench) bodies(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		out, err := command(ctx, nil, floor, strconv.Itoa(of.size), strconv.Itoa(bodyChunk), strconv.Itoa(of.floorRounds))
+		ns, err := measureFloor(ctx, floor, of.size, bodyChunk, of.floorRounds)
 		if err != nil {
 			return err
-		}
-		ns, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
-		if err != nil {
-			return fmt.Errorf("read the floor: %w", err)
 		}
 		name := "event_http_echo_" + of.name
 		b.figure(name+"_p50", micros(samples, 0.5), "us")
@@ -48,7 +44,67 @@ func (b *bench) bodies(ctx context.Context) error {
 		b.figure("floor_echo_"+of.name, ns/1e3, "us")
 		b.figure(name+"_vs_floor", micros(samples, 0.5)/(ns/1e3), "ratio")
 	}
+	return b.bodyMemory()
+}
+
+// bodyMemory is how much more memory the board has at most while a body goes through it.
+func (b *bench) bodyMemory() error {
+	for _, of := range []struct {
+		name string
+		size int
+	}{{"1m", 1 << 20}, {"32m", 32 << 20}} {
+		if err := b.board.ForgetPeak(); err != nil {
+			return err
+		}
+		resident, err := b.board.Peak()
+		if err != nil {
+			return err
+		}
+		if _, err := echoes(b.http, of.size, 0, 1); err != nil {
+			return err
+		}
+		peak, err := b.board.Peak()
+		if err != nil {
+			return err
+		}
+		b.figure("echo_"+of.name+"_peak_growth", float64(peak-resident)/1e6, "MB")
+	}
 	return nil
+}
+
+// largeMessages are durable, and kept in the store: 64 KiB come to the guest in one list, and go back to the host in one.
+func (b *bench) largeMessages(ctx context.Context, o *bench) error {
+	const size, n = 64 << 10, 300
+	samples, err := publishes(o.bus, "memory/large", bytes.Repeat([]byte("x"), size), 20, n)
+	if err != nil {
+		return err
+	}
+	floor, err := buildFloor(ctx, o.path("floor"))
+	if err != nil {
+		return err
+	}
+	ns, err := measureFloor(ctx, floor, size, size, 100)
+	if err != nil {
+		return err
+	}
+	b.figure("event_mqtt_64k_p50", micros(samples, 0.5), "us")
+	b.figure("event_mqtt_64k_p99", micros(samples, 0.99), "us")
+	b.figure("floor_mqtt_64k", ns/1e3, "us")
+	b.figure("event_mqtt_64k_vs_floor", micros(samples, 0.5)/(ns/1e3), "ratio")
+	return nil
+}
+
+// measureFloor gives the median ns of rounds.
+func measureFloor(ctx context.Context, floor string, size, chunk, rounds int) (float64, error) {
+	out, err := command(ctx, nil, floor, strconv.Itoa(size), strconv.Itoa(chunk), strconv.Itoa(rounds))
+	if err != nil {
+		return 0, err
+	}
+	ns, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the floor: %w", err)
+	}
+	return ns, nil
 }
 
 // buildFloor compiles testdata/floor.c with the library that the programs hold.

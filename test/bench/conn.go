@@ -2,11 +2,11 @@ package main
 
 import (
 	"bufio"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -57,11 +57,33 @@ func (c *client) get(req []byte, status int, body string) (first, last time.Dura
 	return first, last, err
 }
 
+// page gets one that is wanted whole, whatever it is.
+func (c *client) page(path string) (string, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	if _, err := c.conn.Write(request(path)); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("get %s: %s: %s", path, resp.Status, body)
+	}
+	return string(body), err
+}
+
 // publisher is one MQTT 3.1.1 connection that publishes at QoS 1, for the same reason by hand.
 type publisher struct {
 	client
 	id uint16
 }
+
+var publisherID atomic.Int32
 
 func connect(addr string) (*publisher, error) {
 	c, err := dial(addr)
@@ -69,8 +91,9 @@ func connect(addr string) (*publisher, error) {
 		return nil, err
 	}
 	p := &publisher{client: *c}
-	// CONNECT: protocol name and level, clean session, no keep alive, the client's id.
-	if err := p.exchange([]byte("\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05bench"), [4]byte{0x20, 2, 0, 0}); err != nil {
+	// CONNECT: protocol name and level, clean session, no keep alive, the client's id, of four digits.
+	hello := fmt.Sprintf("\x10\x10\x00\x04MQTT\x04\x02\x00\x00\x00\x04%04d", publisherID.Add(1))
+	if err := p.exchange([]byte(hello), [4]byte{0x20, 2, 0, 0}); err != nil {
 		p.close()
 		return nil, fmt.Errorf("connect to the bus: %w", err)
 	}
@@ -78,15 +101,9 @@ func connect(addr string) (*publisher, error) {
 }
 
 // publish waits for the acknowledgement, and returns how long it took.
-func (p *publisher) publish(topic, payload string) (time.Duration, error) {
+func (p *publisher) publish(topic string, payload []byte) (time.Duration, error) {
 	p.id = p.id%65535 + 1
-	size := 2 + len(topic) + 2 + len(payload)
-	if size > 127 {
-		return 0, fmt.Errorf("publish to %s: only short messages are known here", topic)
-	}
-	b := append([]byte{0x32, byte(size)}, byte(len(topic)>>8), byte(len(topic)))
-	b = append(b, topic...)
-	b = append(binary.BigEndian.AppendUint16(b, p.id), payload...)
+	b := appendPublish(nil, topic, p.id, payload)
 	begun := time.Now()
 	err := p.exchange(b, [4]byte{0x40, 2, byte(p.id >> 8), byte(p.id)})
 	return time.Since(begun), err

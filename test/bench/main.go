@@ -35,7 +35,12 @@
 //	floor_echo_64k, _1m       100, 20  median: as many bytes in the echo's chunks of 8 KiB as list<u8> to a guest and on to the host, in C
 //	                                   alone (testdata/floor.c): no network, no HTTP, no streams; its processor time, so others' work is not in it
 //	event_http_echo_*_vs_floor  -      the p50 by that floor
+//	echo_1m_peak_growth, _32m_  1      how much more memory the board has at most, while such a body goes through /echo
+//	together_http_rate, _mqtt_rate  3 s  requests and messages a second of one board that has both at once, without durable effects: 8
+//	                                   connections with a request under way each, 8 publishers with 16 messages of QoS 1
 //	per_component_pss         6        median, a process each: 3 copies of hello-http used once, then 10 more; a tenth of the growth
+//	twenty_idle_private       1        private memory (private pages, clean and dirty) of a board with 20 copies of hello-http used once,
+//	                                   less that with none of them used, a handler
 //	cold_small_p99            120      6 fresh boards, 20 copies of hello-http (own digests, compiled before, files in the page cache):
 //	                                   the first request ever to each, on a connection in use, to its first byte
 //	cold_js_p99               24       12 fresh boards, 2 versions of the JS handler: the same
@@ -44,6 +49,13 @@
 //	                                   included; meanwhile a client asks without pause, and no request fails
 //	outbox_drain              30,000   messages of 100 bytes a second that a handler had sent to the fleet on ten topics while the server was
 //	                                   away, from the link's return until the server has the last one; rate = "off"
+//	socket_<durability>_busy_rate  3 s  messages of 200 bytes a second, from 64 publishers' sockets with 16 under way each, to the effect of
+//	                                   the last of each, read back; QoS 1, a handler that keeps them in keyvalue
+//	socket_sync_at_<n>_p50, _p99  20, 1,000, 20,000  such messages at n a second whether acknowledgements come or not: each PUBLISH to its PUBACK
+//	socket_slow_*             3 s      the same board where each fdatasync and fsync takes 5 ms longer, by strace: one publisher with one
+//	                                   message under way, which is one event a transaction; the 64 with 16; and the latter by the former
+//	event_mqtt_64k_*          300      PUBLISH of 64 KiB to its PUBACK, a handler that keeps it in keyvalue, durability "memory"
+//	floor_mqtt_64k            100      median: as many bytes as one list<u8> to a guest and on to the host, in C alone
 //	agent_binary              1        size of dunlin-agent as built
 //	update_full_bytes         1        all bytes of the board's fleet connection, both ways, MQTT and TCP payload (no TCP/IP headers), from
 //	                                   the push of the JS handler until it is reported to run
@@ -96,6 +108,7 @@ func main() {
 	flag.DurationVar(&b.idle, "idle", 20*time.Second, "how long to watch the idle board")
 	flag.StringVar(&b.wasmtime, "wasmtime", "", "measure beside this program's `serve`, and nothing else (make bench-peers)")
 	flag.StringVar(&b.languages, "languages", "", "measure the templates' components in this folder, and nothing else (make bench-languages)")
+	flag.StringVar(&b.only, "only", "", "the stages to measure, as the progress names them, with commas between (default: all)")
 	flag.BoolVar(&b.keep, "keep", false, "keep the temporary files, the logs among them")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -115,6 +128,7 @@ type bench struct {
 	keep         bool
 	wasmtime     string
 	languages    string
+	only         string
 
 	dir   string // of this run
 	fleet *process.Process
@@ -147,7 +161,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 	}
 	begun := time.Now()
 	note("measure; load %s", load())
-	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install}, {"idle", b.idling}, {"events", b.events}, {"bodies", b.bodies}, {"cold", b.cold}, {"up", b.up}, {"outbox", b.outbox}}
+	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install},
+		{"idle", b.idling}, {"events", b.events}, {"together", b.together}, {"bodies", b.bodies},
+		{"cold", b.cold}, {"up", b.up}, {"outbox", b.outbox}, {"socket", b.socket}}
 	if b.js != "" {
 		stages = append(stages, stage{"update", b.update}, stage{"cold js", b.coldJS})
 	}
@@ -158,7 +174,11 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if b.languages != "" {
 		stages = []stage{{"languages", b.measureLanguages}}
 	}
+	only := strings.Split(b.only, ",")
 	for _, s := range stages {
+		if b.only != "" && s.name != "install" && !slices.Contains(only, s.name) {
+			continue
+		}
 		at := time.Now()
 		if err := s.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)

@@ -63,7 +63,7 @@ func mapping(perm, file string) string {
 
 // watch samples a process's memory once a second and gives the medians.
 func watch(ctx context.Context, p *process.Process, d time.Duration) (process.Usage, error) {
-	var pss, anonymous, file []int64
+	var pss, anonymous, file, private []int64
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		select {
 		case <-time.After(time.Second):
@@ -74,7 +74,7 @@ func watch(ctx context.Context, p *process.Process, d time.Duration) (process.Us
 		if err != nil {
 			return process.Usage{}, err
 		}
-		pss, anonymous, file = append(pss, u.PSS), append(anonymous, u.Anonymous), append(file, u.File)
+		pss, anonymous, file, private = append(pss, u.PSS), append(anonymous, u.Anonymous), append(file, u.File), append(private, u.Private)
 	}
-	return process.Usage{PSS: quantile(pss, 0.5), Anonymous: quantile(anonymous, 0.5), File: quantile(file, 0.5)}, nil
+	return process.Usage{PSS: quantile(pss, 0.5), Anonymous: quantile(anonymous, 0.5), File: quantile(file, 0.5), Private: quantile(private, 0.5)}, nil
 }

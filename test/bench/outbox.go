@@ -20,31 +20,11 @@ const outboxMessages = 30_000
 
 // outbox measures how fast a board of its own sends what waited while the fleet server was away, with nothing that holds it back.
 func (b *bench) outbox(ctx context.Context) error {
-	o := &bench{out: b.out, dir: b.path("outbox")}
-	if err := os.MkdirAll(o.dir, 0o700); err != nil {
-		return err
-	}
-	for _, name := range []string{"dunlin", "dunlin-agent", "dunlin-fleet"} {
-		if err := os.Link(b.path(name), o.path(name)); err != nil {
-			return err
-		}
-	}
-	defer func() { o.board.Stop(); o.link.close(); o.fleet.Stop() }()
-	if err := o.raise(ctx); err != nil {
-		return err
-	}
-	direct := o.link.target
-	config, err := os.ReadFile(o.path("agent.toml"))
+	o, err := b.another(ctx, "outbox", "[uplink]\nrate = \"off\"\n")
 	if err != nil {
 		return err
 	}
-	text := strings.Replace(string(config), o.link.addr(), direct, 1) + "[uplink]\nrate = \"off\"\n"
-	if err := os.WriteFile(o.path("agent.toml"), []byte(text), 0o600); err != nil {
-		return err
-	}
-	if err := o.restart(ctx, true); err != nil {
-		return err
-	}
+	defer o.end()
 	if err := o.push(ctx, "courier", "1.0.0", `
 trigger.mqtt = [{ topic = "send/#", order = "none", component = "courier" }]
 component.courier = { source = "courier.wasm", publish = ["uplink:#"], limits = { queue = 10000 } }
@@ -56,7 +36,7 @@ component.courier = { source = "courier.wasm", publish = ["uplink:#"], limits = 
 		return err
 	}
 	o.board.Stop()
-	o.fleet, err = process.Start(o.path("fleet.log"), o.path("dunlin-fleet"), "--data", o.path("fleet"), "--listen", strings.TrimPrefix(o.url, "http://"), "--mqtt", direct)
+	o.fleet, err = process.Start(o.path("fleet.log"), o.path("dunlin-fleet"), "--data", o.path("fleet"), "--listen", strings.TrimPrefix(o.url, "http://"), "--mqtt", o.link.target)
 	if err != nil {
 		return err
 	}

@@ -156,18 +156,23 @@ func (p *Process) Kill() {
 func (p *Process) Ended() <-chan struct{} { return p.done }
 
 // Usage of memory in bytes.
-type Usage struct{ PSS, Anonymous, File int64 }
+type Usage struct{ PSS, Anonymous, File, Private int64 }
 
 // Memory reads what the process uses: proc_pid_smaps_rollup(5).
 func (p *Process) Memory() (Usage, error) {
-	b, err := kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID()), "Pss", "Anonymous", "Pss_File")
+	b, err := kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID()), "Pss", "Anonymous", "Pss_File", "Private_Clean", "Private_Dirty")
 	if err != nil {
 		return Usage{}, err
 	}
-	return Usage{b[0], b[1], b[2]}, nil
+	return Usage{b[0], b[1], b[2], b[3] + b[4]}, nil
 }
 
-// Peak is the most memory that the process ever had resident, in bytes: proc_pid_status(5).
+// ForgetPeak makes Peak begin anew: proc_pid_clear_refs(5).
+func (p *Process) ForgetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.PID()), []byte("5"), 0)
+}
+
+// Peak is the most memory that the process ever had resident, or had since ForgetPeak, in bytes: proc_pid_status(5).
 func (p *Process) Peak() (int64, error) {
 	b, err := kilobytes(fmt.Sprintf("/proc/%d/status", p.PID()), "VmHWM")
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 const (
 	maxRuns     = 20 // of one event that conflicts with others each time
 	freeRuns    = 2  // before it waits for the others that conflict
+	sharedRuns  = 5  // before no other event of the application commits while it runs
 	inMemory    = 64 << 10
 	waitPerTime = 10 // an event waits for its turn this many times its time limit at most
 )
@@ -111,7 +112,7 @@ func (x *run) handle(ctx context.Context) error {
 			x.contested.Lock()
 			defer x.contested.Unlock()
 		}
-		err := x.once(ctx, n > 1)
+		err := x.once(ctx, n)
 		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
@@ -170,11 +171,22 @@ func (x *run) turn(ctx context.Context, again bool) (at ready, err error) {
 	return at, nil
 }
 
-// once runs the event on one fresh instance, and commits its effects. An ErrConflict means that it may be run again.
-func (x *run) once(ctx context.Context, again bool) error {
-	at, err := x.turn(ctx, again)
+// once runs the event on one fresh instance for the nth time, and commits its effects. An ErrConflict means that it may be run again.
+func (x *run) once(ctx context.Context, n int) error {
+	at, err := x.turn(ctx, n > 1)
 	if err != nil {
 		return err
+	}
+	commits := x.cfg.Commits
+	commit := func(tx Tx) error {
+		commits.RLock()
+		defer commits.RUnlock()
+		return tx.Commit(context.WithoutCancel(ctx))
+	}
+	if n > sharedRuns { // a page over many keys that others change all the time would never be done
+		commits.Lock()
+		defer commits.Unlock()
+		commit = func(tx Tx) error { return tx.Commit(context.WithoutCancel(ctx)) }
 	}
 	tx := &effects{Tx: x.cfg.Begin(x.event), limit: x.cfg.Limits.Payload}
 	err = x.call(ctx, tx, at)
@@ -190,7 +202,7 @@ func (x *run) once(ctx context.Context, again bool) error {
 	if err := x.endIn(ctx, tx); err != nil {
 		return err
 	}
-	err = tx.Commit(context.WithoutCancel(ctx))
+	err = commit(tx)
 	if errors.Is(err, store.ErrDone) {
 		return failure(trigger.Repeated, err)
 	}
@@ -229,6 +241,9 @@ func (x *run) endIn(ctx context.Context, tx *effects) error {
 	}
 	if ends.Outbox != 0 {
 		tx.Take(ends.Outbox)
+	}
+	if ends.Hurry {
+		tx.Hurry()
 	}
 	return nil
 }

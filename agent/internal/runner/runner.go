@@ -29,6 +29,7 @@ type Tx interface {
 	Writes() bool
 	With(key string, value []byte, once bool) error
 	Take(outbox uint64)
+	Hurry()
 	Commit(ctx context.Context) error
 }
 
@@ -56,6 +57,7 @@ type Config struct {
 	Mounts      []host.Mount      // wasi:filesystem
 	Limits      Limits
 	Begin       func(e *trigger.Event) Tx
+	Commits     *sync.RWMutex // of all runners whose transactions see each other's data; nil: of this one alone
 	Log         *slog.Logger
 	Now         func() time.Time   // wall clock; nil: time.Now
 	Moment      func() host.Moment // but for At; nil: handlers are told nothing of it
@@ -108,6 +110,9 @@ func New(cfg Config) *Runner {
 	l.Requests = cmp.Or(l.Requests, 64)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Commits == nil {
+		cfg.Commits = new(sync.RWMutex)
 	}
 	r := &Runner{
 		cfg: cfg, log: cfg.Log.With("application", cfg.Application, "component", cfg.Name), idle: make(chan struct{}),

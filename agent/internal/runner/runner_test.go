@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/engine"
+	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	"dunlin.dev/dunlin/test/guests"
 )
@@ -78,6 +80,42 @@ func TestConcurrentEventsAreSerial(t *testing.T) {
 		seen[m] = true
 	}
 	t.Logf("%d conflicts in %d events", f.Counters().Conflicts, n)
+}
+
+// rivalled is a transaction before whose commit another event of the application commits, whenever that may.
+type rivalled struct {
+	*store.Tx
+	rival func()
+}
+
+func (r rivalled) Commit(ctx context.Context) error {
+	r.rival()
+	return r.Tx.Commit(ctx)
+}
+
+func TestAnEventThatOthersAlwaysOvertakeIsDoneAtLast(t *testing.T) {
+	f := start(t, guests.Counter, Limits{})
+	overtaken, begin := 0, f.cfg.Begin
+	f.cfg.Begin = func(*trigger.Event) Tx {
+		return rivalled{f.store.Begin("app"), func() {
+			if !f.cfg.Commits.TryRLock() {
+				return
+			}
+			defer f.cfg.Commits.RUnlock()
+			overtaken++
+			tx := f.store.Begin("app")
+			if err := errors.Join(tx.Set("default", "count/mqtt", []byte(strconv.Itoa(100*overtaken))), tx.Commit(t.Context())); err != nil {
+				t.Error(err)
+			}
+		}}
+	}
+	if err := f.Handle(t.Context(), message("x")); err != nil {
+		t.Fatal(err)
+	}
+	f.cfg.Begin = begin
+	if n := f.counts(t)["mqtt"]; overtaken != sharedRuns || n != 100*sharedRuns+1 {
+		t.Errorf("overtaken %d times, counted to %d", overtaken, n)
+	}
 }
 
 func TestConcurrentRequestsWithBodiesAreSerialToo(t *testing.T) {

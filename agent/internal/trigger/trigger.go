@@ -36,6 +36,7 @@ type Event struct {
 type Ends struct {
 	Rows   []Row
 	Outbox uint64 // the message of the board's own outbox that the event was made of; 0: none
+	Hurry  bool   // others wait for this event's end: its commit is not to wait for company
 }
 
 // Row is a record of the board's own.

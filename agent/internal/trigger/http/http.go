@@ -37,7 +37,7 @@ const (
 type Config struct {
 	Address   string        // host:port
 	WellKnown http.Handler  // serves /.well-known/dunlin/; nil: nothing does
-	MaxBody   int64         // bytes of a request body; 0: 16 MiB
+	MaxBody   int64         // bytes of a request body, whatever its handler may take; 0: 16 MiB
 	Drain     time.Duration // how long Run waits for requests in flight before it closes them; 0: 10 s
 
 	headerTimeout, bodyTimeout time.Duration // tests have less of it

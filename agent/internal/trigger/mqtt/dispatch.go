@@ -71,6 +71,8 @@ type job struct {
 	inInbox    bool              // or on its way there
 	accepted   *inbox.Acceptance // that way; nil: it was read from there
 	committing bool              // its effects are about to be committed without the inbox
+	ending     bool              // its effects are about to be committed
+	followed   bool              // others of its topic wait for its end
 }
 
 // entry is the job's event as the inbox knows it.
@@ -333,7 +335,13 @@ func (d *dispatcher) add(b *binding, j *job) {
 	l.jobs = append(l.jobs, j)
 	if len(l.jobs) == 1 {
 		d.makeReady(b, l)
+		return
 	}
+	first := l.jobs[0]
+	if first.ending && !first.followed {
+		d.box.Hurry()
+	}
+	first.followed = true
 }
 
 // leave takes j out of the sums. The caller holds mu.

@@ -30,7 +30,7 @@ func (d *dispatcher) work(b *binding) {
 		}
 		d.mu.Lock()
 		again := d.after(b, j, err, gone)
-		j.committing = false
+		j.committing, j.ending = false, false
 		if again > 0 {
 			// The lane waits, the worker goes on with others.
 			time.AfterFunc(again, func() {
@@ -52,6 +52,7 @@ func (d *dispatcher) work(b *binding) {
 		if len(l.jobs) == 0 {
 			delete(b.lanes, l.topic)
 		} else {
+			l.jobs[0].followed = len(l.jobs) > 1
 			b.ready = append(b.ready, l)
 		}
 	}
@@ -65,9 +66,9 @@ func (d *dispatcher) work(b *binding) {
 func (d *dispatcher) endsOf(ctx context.Context, j *job) (trigger.Ends, error) {
 	d.mu.Lock()
 	in, accepted := j.inInbox, j.accepted
-	j.committing = !in
+	j.committing, j.ending = !in, true
+	ends := trigger.Ends{Hurry: j.followed}
 	d.mu.Unlock()
-	ends := trigger.Ends{}
 	if j.id != "" {
 		ends.Rows = append(ends.Rows, inbox.Once(j.event.Trigger, j.id, j.number))
 	}
