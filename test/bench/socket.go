@@ -64,7 +64,7 @@ func (b *bench) slow(ctx context.Context, o *bench) (err error) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		note("ABSENT: strace (apt-get install strace): the figures of a slow card")
-		return nil
+		return nil //nolint:nilerr // it isn't wrong, it is absent
 	}
 	o.board.Stop()
 	o.board, err = process.Start(o.path("slow.log"), strace, "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
@@ -293,7 +293,7 @@ func (b *bench) together(context.Context) error {
 	}
 	f, err := closedLoop(b.http, request("/"), []byte("Hello World!"), n, floodTime)
 	all.Wait()
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(err, errors.Join(errs...)); err != nil {
 		return err
 	}
 	total := 0
