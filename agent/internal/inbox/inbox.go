@@ -133,9 +133,6 @@ func (b *Box) Close() {
 	b.wg.Wait()
 }
 
-// Hurry ends the wait of commits that wait for company: events wait for one of them.
-func (b *Box) Hurry() { b.store.Hurry() }
-
 // Number gives the number of an event that arrives now.
 func (b *Box) Number() uint64 {
 	b.mu.Lock()

@@ -84,7 +84,7 @@ func (r *Runner) Handle(ctx context.Context, e *trigger.Event) error {
 func (x *run) report(f *trigger.Failure) {
 	level := slog.LevelError
 	switch f.Reason {
-	case trigger.Busy, trigger.Closed, trigger.Canceled, trigger.Repeated:
+	case trigger.Busy, trigger.Closed, trigger.Canceled, trigger.Repeated, trigger.Early:
 		level = slog.LevelDebug // counted, and no fault of the component
 	}
 	attrs := []any{"reason", f.Reason, "error", f.Err}
@@ -199,10 +199,17 @@ func (x *run) once(ctx context.Context, n int) error {
 		return err
 	}
 	// The client may be gone or the agent about to stop: the event has been handled, and its effects are kept.
-	if err := x.endIn(ctx, tx); err != nil {
+	placed, err := x.endIn(ctx, tx)
+	if err != nil {
 		return err
 	}
 	err = commit(tx)
+	if err != nil && placed != nil {
+		placed(nil)
+	}
+	if errors.Is(err, store.ErrEarly) {
+		return failure(trigger.Early, err)
+	}
 	if errors.Is(err, store.ErrDone) {
 		return failure(trigger.Repeated, err)
 	}
@@ -223,29 +230,32 @@ func (x *run) once(ctx context.Context, n int) error {
 	return nil
 }
 
-// endIn adds to the event's transaction what the board writes of its end.
-func (x *run) endIn(ctx context.Context, tx *effects) error {
+// endIn adds to the event's transaction what the board writes of its end. placed is told when its commit fails.
+func (x *run) endIn(ctx context.Context, tx *effects) (placed func(trigger.Place), err error) {
 	if x.event.Ends == nil {
-		return nil
+		return nil, nil
 	}
 	ends, err := x.event.Ends(ctx)
 	for i := 0; err == nil && i < len(ends.Rows); i++ {
 		r := ends.Rows[i]
 		err = tx.With(r.Key, r.Value, r.Once)
 	}
-	if errors.Is(err, store.ErrDone) {
-		return failure(trigger.Repeated, err)
-	}
-	if err != nil {
-		return failure(trigger.Unavailable, err)
+	switch {
+	case err == nil:
+	case errors.Is(err, store.ErrDone):
+		return nil, failure(trigger.Repeated, err)
+	case trigger.ReasonOf(err) == trigger.Early:
+		return nil, err
+	default:
+		return nil, failure(trigger.Unavailable, err)
 	}
 	if ends.Outbox != 0 {
 		tx.Take(ends.Outbox)
 	}
-	if ends.Hurry {
-		tx.Hurry()
+	if ends.After != nil || ends.Placed != nil {
+		tx.Follow(ends.After, ends.Placed)
 	}
-	return nil
+	return ends.Placed, nil
 }
 
 // call the guest, from its instance to its end.

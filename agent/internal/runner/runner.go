@@ -29,7 +29,7 @@ type Tx interface {
 	Writes() bool
 	With(key string, value []byte, once bool) error
 	Take(outbox uint64)
-	Hurry()
+	Follow(after any, placed func(place any))
 	Commit(ctx context.Context) error
 }
 

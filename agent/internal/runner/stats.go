@@ -57,8 +57,8 @@ func (s *stats) ended(err error, d time.Duration) {
 		s.durs[bucket(d)]++
 		return
 	}
-	if trigger.ReasonOf(err) == trigger.Repeated {
-		return // counted when it was handled
+	if r := trigger.ReasonOf(err); r == trigger.Repeated || r == trigger.Early {
+		return // counted when it was handled, or will be
 	}
 	if s.reasons == nil {
 		s.reasons = map[trigger.Reason]uint64{}

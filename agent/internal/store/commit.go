@@ -24,6 +24,9 @@ type job struct {
 	quota      *quota                // nil: none
 	with       func(*grouping) error // changes what waits for the fleet; nil: nothing
 	durability Durability
+	after      *job      // it must have been accepted before; nil: none
+	placed     func(any) // called when the job is in the queue; nil: nobody asks
+	accepted   bool      // it is written, or will be with the group on its way; the committer's own
 
 	inGroup   bool // under Store.mu, like withdrawn
 	withdrawn bool
@@ -48,6 +51,9 @@ func (s *Store) do(ctx context.Context, j *job) error {
 	}
 	s.hurry(j)
 	s.mu.Unlock()
+	if j.placed != nil {
+		j.placed(j)
+	}
 	s.signal()
 	select {
 	case <-j.done:

@@ -52,24 +52,6 @@ func (t *Tx) Durable(d Durability) *Tx {
 	return t
 }
 
-// Hurry has t waited for by others: Batch is Sync then.
-func (t *Tx) Hurry() {
-	if t.durability == Batch {
-		t.durability = Sync
-	}
-}
-
-// Hurry ends the wait of those commits of Batch that wait now.
-func (s *Store) Hurry() {
-	s.mu.Lock()
-	waits := len(s.queue) > 0
-	s.urgent = s.urgent || waits
-	s.mu.Unlock()
-	if waits {
-		s.signal()
-	}
-}
-
 // hurry the committer as j wants it. s.mu is held.
 func (s *Store) hurry(j *job) {
 	switch {

@@ -17,20 +17,6 @@ func commitAs(s *Store, d Durability, key, value string) error {
 	return tx.Commit(ctx)
 }
 
-func TestABatchThatIsWaitedForWaitsForNobody(t *testing.T) {
-	s := newStore(t)
-	s.batchDelay = time.Hour
-	done := make(chan error, 1)
-	go func() { done <- commitAs(s, Batch, "a", "1") }()
-	until(func() bool { return s.waiting() == 1 })
-	s.Hurry()
-	must(t, <-done)
-	tx := s.Begin("app").Durable(Batch)
-	must(t, tx.Set("default", "b", []byte("1")))
-	tx.Hurry()
-	must(t, tx.Commit(ctx))
-}
-
 func TestABatchWaitsForOthersAndSharesTheirWrite(t *testing.T) {
 	s := newStore(t)
 	s.batchDelay = time.Hour

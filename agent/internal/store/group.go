@@ -119,6 +119,7 @@ func (s *Store) write(w work) {
 	})
 	if err != nil {
 		for _, j := range w.group {
+			j.accepted = false
 			s.finish(j, err)
 		}
 		return
@@ -138,6 +139,7 @@ func (s *Store) write(w work) {
 	}
 	s.tell()
 	for _, j := range g.accepted {
+		j.accepted = err == nil
 		s.finish(j, err)
 	}
 }
@@ -176,6 +178,9 @@ func (g *grouping) apply(group []*job) (durable bool) {
 		var taken []row
 		var size int64
 		err := guard(func() error {
+			if j.after != nil && !j.after.accepted {
+				return ErrEarly
+			}
 			if j.check != nil {
 				if err := j.check(g.table); err != nil {
 					return err
@@ -206,6 +211,7 @@ func (g *grouping) apply(group []*job) (durable bool) {
 		}
 		g.drop(taken, size)
 		g.write(j)
+		j.accepted, j.after = true, nil // a chain of all that ever followed would be kept
 		g.accepted = append(g.accepted, j)
 		durable = durable || j.durability != Memory
 	}

@@ -30,6 +30,8 @@ type Tx struct {
 	quota       *quota    // nil: none
 	stamp       func() Stamp
 	durability  Durability
+	after       *job      // the commit that this one follows; nil: none
+	placed      func(any) // told of this one's place; nil: nobody
 	size        int
 	conflict    bool
 	over        bool
@@ -250,11 +252,9 @@ func (t *Tx) Commit(ctx context.Context) error {
 	var err error
 	switch {
 	case t.Writes():
-		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, uplinks: t.uplinks, taken: t.taken, size: t.size, quota: t.quota, durability: t.durability})
-	case len(t.reads)+len(t.lists) > 0:
-		if err = t.s.settle(ctx, t); err == nil {
-			err = t.s.read(t.check)
-		}
+		err = t.s.do(ctx, &job{check: t.check, writes: t.writes, messages: t.messages, uplinks: t.uplinks, taken: t.taken, size: t.size, quota: t.quota, durability: t.durability, after: t.after, placed: t.placed})
+	default:
+		err = t.settle(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)

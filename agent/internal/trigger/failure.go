@@ -32,6 +32,7 @@ const (
 	Refused     Reason = "error"    // the handler returned an error of its own
 	Conflicted  Reason = "conflict" // with concurrent events, each time that it was tried
 	Repeated    Reason = "repeated" // it took effect before
+	Early       Reason = "early"    // the event that it follows did not take effect: run it again after that one
 	Canceled    Reason = "canceled" // the client went away, maybe after the event took effect, or the agent stops
 )
 

@@ -36,8 +36,14 @@ type Event struct {
 type Ends struct {
 	Rows   []Row
 	Outbox uint64 // the message of the board's own outbox that the event was made of; 0: none
-	Hurry  bool   // others wait for this event's end: its commit is not to wait for company
+
+	// The event takes effect after another one, and not before that one does: trigger.Early says that it can't.
+	After  Place       // of that one; nil: it follows none
+	Placed func(Place) // called when this one has its place, before it is durable, and with nil when the place is void; nil: nobody asks
 }
+
+// Place of an event's effects in the order of commits.
+type Place = any
 
 // Row is a record of the board's own.
 type Row struct {

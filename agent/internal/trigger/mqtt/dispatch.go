@@ -40,7 +40,7 @@ type dispatcher struct {
 type binding struct {
 	Subscription
 	lanes   map[string]*lane // by topic
-	ready   []*lane          // with a job that can be taken
+	ready   []*job           // that can be taken
 	jobs    int
 	workers int
 	gone    bool // no longer subscribed
@@ -52,15 +52,10 @@ type binding struct {
 	accepting int    // that are on their way to be behind
 }
 
-// lane keeps the order of one topic of one binding.
-type lane struct {
-	topic string
-	jobs  []*job
-}
-
 // job is one event.
 type job struct {
 	event    *trigger.Event
+	lane     *lane
 	number   uint64       // 0: QoS 0
 	id       string       // by which its sender tells it from others; "": it doesn't
 	attempts int          // that failed by the handler's own fault
@@ -70,9 +65,14 @@ type job struct {
 
 	inInbox    bool              // or on its way there
 	accepted   *inbox.Acceptance // that way; nil: it was read from there
-	committing bool              // its effects are about to be committed without the inbox
-	ending     bool              // its effects are about to be committed
-	followed   bool              // others of its topic wait for its end
+	committing bool              // its effects are about to be committed, or are, without the inbox
+
+	started bool          // it is ready or with a worker, or has an outcome, or waits to be tried again
+	before  *job          // that it follows; nil: it was the first of its lane when it started
+	follows trigger.Place // what its effects are committed after
+	place   trigger.Place // of its effects, while they are being committed and after; nil: none yet
+	outcome *outcome      // of its last attempt, until that is dealt with
+	ended   bool          // it has left its lane
 }
 
 // entry is the job's event as the inbox knows it.
@@ -134,15 +134,17 @@ func (d *dispatcher) set(subs []Subscription) (added []Subscription, err error) 
 func (d *dispatcher) forget(b *binding) (dropped []func()) {
 	b.gone = true
 	for _, l := range b.lanes {
-		// The first job is with a worker or will be, which ends it.
-		for _, j := range l.jobs[1:] {
+		l.jobs = slices.DeleteFunc(l.jobs, func(j *job) bool {
+			if j.started { // a worker will end it
+				return false
+			}
 			d.leave(b, j)
 			d.counters.Dropped++
 			if done := j.acknowledge(); done != nil {
 				dropped = append(dropped, done)
 			}
-		}
-		l.jobs = l.jobs[:1]
+			return true
+		})
 	}
 	return dropped
 }
@@ -289,20 +291,18 @@ func (d *dispatcher) wait() <-chan struct{} {
 // makeRoom drops the oldest QoS 0 messages of b until n bytes fit. The caller holds mu.
 func (d *dispatcher) makeRoom(b *binding, n int) bool {
 	for b.jobs >= d.limits.QueueMessages || (d.bytes > 0 && d.bytes+n > d.limits.QueueBytes) {
-		var oldest *lane
-		at := 0
+		var oldest *job
 		for _, l := range b.lanes {
-			// The first of a lane may be with a worker.
-			i := slices.IndexFunc(l.jobs[1:], func(j *job) bool { return j.number == 0 })
-			if i >= 0 && (oldest == nil || l.jobs[i+1].event.At.Before(oldest.jobs[at].event.At)) {
-				oldest, at = l, i+1
+			i := slices.IndexFunc(l.jobs, func(j *job) bool { return j.number == 0 && !j.started })
+			if i >= 0 && (oldest == nil || l.jobs[i].event.At.Before(oldest.event.At)) {
+				oldest = l.jobs[i]
 			}
 		}
 		if oldest == nil {
 			return false
 		}
-		d.leave(b, oldest.jobs[at])
-		oldest.jobs = slices.Delete(oldest.jobs, at, at+1)
+		d.leave(b, oldest)
+		oldest.lane.jobs = slices.DeleteFunc(oldest.lane.jobs, func(j *job) bool { return j == oldest })
 		d.counters.Dropped++
 	}
 	return true
@@ -318,8 +318,8 @@ func newJob(b *binding, m *trigger.Message, at time.Time) *job {
 func (d *dispatcher) add(b *binding, j *job) {
 	if j.number != 0 {
 		j.id, _ = b.MessageID.Of(j.event.MQTT.Topic, j.event.MQTT.Payload)
-		j.event.Ends = func(ctx context.Context) (trigger.Ends, error) { return d.endsOf(ctx, j) }
 	}
+	j.event.Ends = func(ctx context.Context) (trigger.Ends, error) { return d.endsOf(ctx, j) }
 	b.jobs++
 	d.bytes += len(j.event.MQTT.Payload)
 	topic := j.event.MQTT.Topic
@@ -329,19 +329,12 @@ func (d *dispatcher) add(b *binding, j *job) {
 	}
 	l := b.lanes[topic]
 	if l == nil {
-		l = &lane{topic: topic}
+		l = &lane{binding: b, topic: topic}
 		b.lanes[topic] = l
 	}
+	j.lane = l
 	l.jobs = append(l.jobs, j)
-	if len(l.jobs) == 1 {
-		d.makeReady(b, l)
-		return
-	}
-	first := l.jobs[0]
-	if first.ending && !first.followed {
-		d.box.Hurry()
-	}
-	first.followed = true
+	d.advance(l)
 }
 
 // leave takes j out of the sums. The caller holds mu.
@@ -355,9 +348,10 @@ func (d *dispatcher) leave(b *binding, j *job) {
 	d.load(b)
 }
 
-// makeReady lets a worker take l's first job. The caller holds mu.
-func (d *dispatcher) makeReady(b *binding, l *lane) {
-	b.ready = append(b.ready, l)
+// makeReady lets a worker take j. The caller holds mu.
+func (d *dispatcher) makeReady(j *job) {
+	b := j.lane.binding
+	b.ready = append(b.ready, j)
 	if !d.stopped && b.workers < d.limits.Workers {
 		b.workers++
 		d.workers++

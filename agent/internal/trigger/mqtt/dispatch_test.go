@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -229,42 +228,5 @@ func TestAFailureIsNotReportedTwice(t *testing.T) {
 				t.Error(err)
 			}
 		})
-	}
-}
-
-// A lane is as fast as its commits: with batches of 200 ms, five messages a second.
-func TestACommitThatATopicWaitsForIsHurried(t *testing.T) {
-	began, followed := make(chan struct{}), make(chan struct{})
-	var hurried []bool
-	d := newDispatcher(Limits{}, newBox(t, inbox.Limits{}), quiet)
-	_, err := d.set([]Subscription{{ID: "a", Filter: "#", QoS: 1, Handle: func(ctx context.Context, e *trigger.Event) error {
-		if len(hurried) == 0 {
-			close(began)
-			<-followed
-		}
-		ends, err := e.Ends(ctx)
-		hurried = append(hurried, ends.Hurry)
-		return err
-	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	acknowledged := make(chan struct{}, 3)
-	offer := func() {
-		d.offer(offered{message: &trigger.Message{Topic: "t", QoS: 1}, done: func() { acknowledged <- struct{}{} }})
-	}
-	offer()
-	<-began
-	offer()
-	offer()
-	close(followed)
-	for range 3 {
-		<-acknowledged
-	}
-	if err := d.stop(); err != nil {
-		t.Error(err)
-	}
-	if !slices.Equal(hurried, []bool{true, true, false}) {
-		t.Errorf("hurried: %v, want all that others were behind", hurried)
 	}
 }

@@ -1,7 +1,7 @@
 // Package mqtt is the source of messages: from a broker inside the agent (Broker), or from one outside (Client).
 //
-// An event is a message for one subscription. Events of one subscription on one topic are handled in order, those on other
-// topics beside them. A message of QoS 1 or 2 is acknowledged when every subscription that asked for QoS 1 or 2 has handled
+// An event is a message for one subscription. Events of one subscription on one topic are handled in order, one after the other, those on other
+// topics beside them; the next of a topic begins when the effects of the one before have their place in the order of commits, and takes effect only if they do. A message of QoS 1 or 2 is acknowledged when every subscription that asked for QoS 1 or 2 has handled
 // it, or has failed maxAttempts times by its handler's fault; what the board is short of (a disk that can't be written, a
 // component that can't be loaded) is waited for, unacknowledged. So it is handled at least once over a crash of either side, and QoS 2 exactly once
 // while the agent runs. A message of QoS 0 is handled once or not at all: under load the oldest ones are dropped, and counted.
@@ -62,7 +62,7 @@ type Counters struct {
 type Limits struct {
 	QueueMessages int           // waiting for one subscription; 0: 1024
 	QueueBytes    int           // payloads waiting, all subscriptions together; 0: 8 MiB
-	Workers       int           // topics of one subscription handled at once, those included whose effects are being written; 0: 64
+	Workers       int           // events of one subscription at once, those included whose effects are being written; 0: 128
 	MaxPacket     int           // bytes of one MQTT packet; 0: 1 MiB
 	Drain         time.Duration // how long Run waits for events in flight before it cancels them; 0: 10 s
 }
@@ -70,7 +70,7 @@ type Limits struct {
 func (l Limits) complete() Limits {
 	l.QueueMessages = cmp.Or(l.QueueMessages, 1024)
 	l.QueueBytes = cmp.Or(l.QueueBytes, 8<<20)
-	l.Workers = cmp.Or(l.Workers, 64)
+	l.Workers = cmp.Or(l.Workers, 128)
 	l.MaxPacket = cmp.Or(l.MaxPacket, 1<<20)
 	l.Drain = cmp.Or(l.Drain, 10*time.Second)
 	return l

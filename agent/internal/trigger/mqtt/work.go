@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -15,9 +14,8 @@ func (d *dispatcher) work(b *binding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for !d.stopped && len(b.ready) > 0 {
-		l := b.ready[0]
+		j := b.ready[0]
 		b.ready = b.ready[1:]
-		j := l.jobs[0]
 		handle, gone := b.Handle, b.gone
 		d.mu.Unlock()
 		var err error
@@ -29,60 +27,12 @@ func (d *dispatcher) work(b *binding) {
 			err = trigger.Guarded(d.ctx, handle, j.event)
 		}
 		d.mu.Lock()
-		again := d.after(b, j, err, gone)
-		j.committing, j.ending = false, false
-		if again > 0 {
-			// The lane waits, the worker goes on with others.
-			time.AfterFunc(again, func() {
-				d.mu.Lock()
-				defer d.mu.Unlock()
-				d.makeReady(b, l)
-			})
-			continue
-		}
-		if d.ctx.Err() == nil {
-			if done := j.acknowledge(); done != nil {
-				d.mu.Unlock()
-				done()
-				d.mu.Lock()
-			}
-		}
-		d.leave(b, j)
-		l.jobs = l.jobs[1:]
-		if len(l.jobs) == 0 {
-			delete(b.lanes, l.topic)
-		} else {
-			l.jobs[0].followed = len(l.jobs) > 1
-			b.ready = append(b.ready, l)
-		}
+		d.attempted(j, outcome{err, gone})
 	}
 	b.workers--
 	if d.workers--; d.stopped && d.workers == 0 {
 		close(d.idle)
 	}
-}
-
-// endsOf j is what its effects are committed with.
-func (d *dispatcher) endsOf(ctx context.Context, j *job) (trigger.Ends, error) {
-	d.mu.Lock()
-	in, accepted := j.inInbox, j.accepted
-	j.committing, j.ending = !in, true
-	ends := trigger.Ends{Hurry: j.followed}
-	d.mu.Unlock()
-	if j.id != "" {
-		ends.Rows = append(ends.Rows, inbox.Once(j.event.Trigger, j.id, j.number))
-	}
-	if !in {
-		ends.Rows, ends.Outbox = append(ends.Rows, j.ends.Rows...), j.ends.Outbox
-		return ends, nil
-	}
-	if accepted != nil { // it must be in before it can leave
-		if err := accepted.Wait(ctx); err != nil {
-			return trigger.Ends{}, err
-		}
-	}
-	ends.Rows = append(ends.Rows, j.entry().Leave())
-	return ends, nil
 }
 
 // after does what j's outcome asks for, and says after which time it is to be tried again; 0: never. The caller holds mu, which
