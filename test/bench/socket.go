@@ -67,7 +67,7 @@ func (b *bench) slow(ctx context.Context, o *bench) (err error) {
 		return nil //nolint:nilerr // it isn't wrong, it is absent
 	}
 	o.board.Stop()
-	o.board, err = process.Start(o.path("slow.log"), strace, "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
+	o.board, err = process.Start(o.path("slow.log"), strace, "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
 		"-e", "inject=fdatasync,fsync:delay_exit=5000", o.path("dunlin-agent"), "--config", o.path("agent.toml"))
 	if err != nil {
 		return err

@@ -39,11 +39,11 @@ type dispatcher struct {
 // binding is a subscription and what waits for it.
 type binding struct {
 	Subscription
-	lanes   map[string]*lane // by topic
-	ready   []*job           // that can be taken
-	jobs    int
-	workers int
-	gone    bool // no longer subscribed
+	lanes    map[string]*lane // by topic
+	ready    []*job           // that can be taken
+	jobs     int
+	handling int  // workers whose job has no place yet
+	gone     bool // no longer subscribed
 
 	// What of the inbox is not in memory, because there was no room. While there may be such events, new ones go behind them.
 	behind    bool
@@ -67,6 +67,7 @@ type job struct {
 	accepted   *inbox.Acceptance // that way; nil: it was read from there
 	committing bool              // its effects are about to be committed, or are, without the inbox
 
+	handled bool          // it has been placed, and its worker counts no longer as handling
 	started bool          // it is ready or with a worker, or has an outcome, or waits to be tried again
 	before  *job          // that it follows; nil: it was the first of its lane when it started
 	follows trigger.Place // what its effects are committed after
@@ -352,8 +353,13 @@ func (d *dispatcher) leave(b *binding, j *job) {
 func (d *dispatcher) makeReady(j *job) {
 	b := j.lane.binding
 	b.ready = append(b.ready, j)
-	if !d.stopped && b.workers < d.limits.Workers {
-		b.workers++
+	d.staff(b)
+}
+
+// staff b with one more worker, if it may have one. The caller holds mu.
+func (d *dispatcher) staff(b *binding) {
+	if !d.stopped && len(b.ready) > 0 && b.handling < d.limits.Workers {
+		b.handling++
 		d.workers++
 		go d.work(b)
 	}

@@ -103,7 +103,7 @@ func TestEveryMessageThatIsTakenIsEndedOnce(t *testing.T) {
 				t.Errorf("seed %d: %d bytes and %d workers left over", seed, d.bytes, d.workers)
 			}
 			for _, b := range d.bindings {
-				if b.jobs != 0 || len(b.lanes) != 0 || len(b.ready) != 0 || b.workers != 0 {
+				if b.jobs != 0 || len(b.lanes) != 0 || len(b.ready) != 0 || b.handling != 0 {
 					t.Errorf("seed %d: left over in %s: %d jobs, %d lanes", seed, b.ID, b.jobs, len(b.lanes))
 				}
 			}

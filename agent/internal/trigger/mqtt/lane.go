@@ -88,6 +88,11 @@ func (d *dispatcher) placed(j *job, p trigger.Place) {
 	}
 	j.place = p
 	d.advance(j.lane)
+	if !j.handled { // others may be handled while this one's effects are written
+		j.handled = true
+		j.lane.binding.handling--
+		d.staff(j.lane.binding)
+	}
 }
 
 // displace j, and all behind it. What has failed there may have seen effects that never were, and starts again. The caller holds mu.

@@ -217,7 +217,7 @@ func TestATopicsEventsTakeEffectInOrderAndOnceWhateverFails(t *testing.T) {
 			if c := d.count(); count != topics*each || c.Handled != topics*each || c.Failed != 0 || box.Counts().Waiting != 0 {
 				t.Errorf("seed %d: %d acknowledged, %+v, %+v in the inbox", seed, count, c, box.Counts())
 			}
-			if d.bytes != 0 || d.workers != 0 || len(d.bindings["a"].lanes) != 0 || len(d.bindings["a"].ready) != 0 {
+			if d.bytes != 0 || d.workers != 0 || d.bindings["a"].handling != 0 || len(d.bindings["a"].lanes) != 0 || len(d.bindings["a"].ready) != 0 {
 				t.Errorf("seed %d: left over: %d bytes, %d workers", seed, d.bytes, d.workers)
 			}
 			if err := d.stop(); err != nil {

@@ -62,7 +62,7 @@ type Counters struct {
 type Limits struct {
 	QueueMessages int           // waiting for one subscription; 0: 1024
 	QueueBytes    int           // payloads waiting, all subscriptions together; 0: 8 MiB
-	Workers       int           // events of one subscription at once, those included whose effects are being written; 0: 128
+	Workers       int           // events of one subscription that are handled at once, those not counted whose effects are being written; 0: 64
 	MaxPacket     int           // bytes of one MQTT packet; 0: 1 MiB
 	Drain         time.Duration // how long Run waits for events in flight before it cancels them; 0: 10 s
 }
@@ -70,7 +70,7 @@ type Limits struct {
 func (l Limits) complete() Limits {
 	l.QueueMessages = cmp.Or(l.QueueMessages, 1024)
 	l.QueueBytes = cmp.Or(l.QueueBytes, 8<<20)
-	l.Workers = cmp.Or(l.Workers, 128)
+	l.Workers = cmp.Or(l.Workers, 64)
 	l.MaxPacket = cmp.Or(l.MaxPacket, 1<<20)
 	l.Drain = cmp.Or(l.Drain, 10*time.Second)
 	return l

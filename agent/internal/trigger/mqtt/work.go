@@ -16,6 +16,7 @@ func (d *dispatcher) work(b *binding) {
 	for !d.stopped && len(b.ready) > 0 {
 		j := b.ready[0]
 		b.ready = b.ready[1:]
+		j.handled = false
 		handle, gone := b.Handle, b.gone
 		d.mu.Unlock()
 		var err error
@@ -27,9 +28,22 @@ func (d *dispatcher) work(b *binding) {
 			err = trigger.Guarded(d.ctx, handle, j.event)
 		}
 		d.mu.Lock()
+		handled := j.handled // another worker may take it next
 		d.attempted(j, outcome{err, gone})
+		if handled {
+			if b.handling == d.limits.Workers {
+				d.resign()
+				return
+			}
+			b.handling++
+		}
 	}
-	b.workers--
+	b.handling--
+	d.resign()
+}
+
+// resign as a worker. The caller holds mu.
+func (d *dispatcher) resign() {
 	if d.workers--; d.stopped && d.workers == 0 {
 		close(d.idle)
 	}
