@@ -55,6 +55,7 @@ type Agent struct {
 	uplink   *uplink.Sender
 
 	deferred *uplink.Deferred
+	disk     disk
 	changed  chan struct{} // holds one: there is something new to report
 	health   health
 	self     *runner.Runner // of the agent's event to itself
@@ -90,6 +91,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.store.SetUplinkLimits(cfg.Uplink.limits)
+	a.disk.disk.Keep = cfg.Disk.keep
 	a.loadGood()
 	if a.inbox, err = inbox.Open(a.store, inbox.Limits{}, log.With("source", "mqtt")); err != nil {
 		return nil, err
@@ -222,6 +224,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { a.code.VerifyAll(ctx); return nil })
 	group.Go(func() error { return a.watch(ctx) })
 	group.Go(func() error { return a.saveGood(ctx) })
+	group.Go(func() error { return a.watchDisk(ctx) })
 	group.Go(func() error { return a.control(ctx) })
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {

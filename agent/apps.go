@@ -167,7 +167,7 @@ func (a *Agent) add(ctx context.Context, d *deployment, name string, probe bool)
 		Begin: func(e *trigger.Event) runner.Tx {
 			return a.store.Begin(d.manifest.Application).Within(quota).Durable(d.durability[e.Trigger]).Stamp(a.stamp)
 		},
-		Commits: commits.(*sync.RWMutex), Log: a.log, Moment: a.moment,
+		Commits: commits.(*sync.RWMutex), Log: a.log, Quiet: a.quiet, Moment: a.moment,
 	})
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"dunlin.dev/dunlin/agent/internal/reconcile"
+	"dunlin.dev/dunlin/agent/internal/space"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/fleet/manifest"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -31,6 +32,7 @@ type Config struct {
 	Bus    Bus               `toml:"bus"`
 	Fleet  *Fleet            `toml:"fleet"` // nil: no fleet
 	Uplink Uplink            `toml:"uplink"`
+	Disk   Disk              `toml:"disk"`
 
 	KeepRemoved string `toml:"keep_removed"` // how long data of an application that was removed stays; default 720h; "0s": not; "forever"
 
@@ -65,6 +67,20 @@ type Fleet struct {
 	Root      string `toml:"root"`   // file: the fleet's root.json, where all trust starts
 	TokenFile string `toml:"token_file"`
 	Requests  string `toml:"requests"` // what the server may ask for beside releases: "all" (default), "read", or "off"
+}
+
+// Disk says how much of the state directory's file system the agent leaves alone.
+type Disk struct {
+	KeepFree string `toml:"keep_free"` // "64MiB", or a share, "5%"; default 5%, at most 64MiB
+
+	keep space.Keep
+}
+
+func (d *Disk) complete() (err error) {
+	if d.keep, err = space.ParseKeep(d.KeepFree); err != nil {
+		return fmt.Errorf("check config: disk.keep_free: %w", err)
+	}
+	return nil
 }
 
 // Uplink bounds what waits on the board to leave it, and how fast it does; empty fields are the defaults.
@@ -164,7 +180,7 @@ func (c *Config) complete() error {
 	if c.Listen == "" {
 		c.Listen = ":8080"
 	}
-	if err := errors.Join(c.Uplink.complete(), c.completeKeep()); err != nil {
+	if err := errors.Join(c.Uplink.complete(), c.Disk.complete(), c.completeKeep()); err != nil {
 		return err
 	}
 	if err := errors.Join(checkListen("listen", c.Listen), checkListen("bus.listen", c.Bus.Listen), checkLabels(c.Labels)); err != nil {

@@ -130,6 +130,7 @@ type healthReport struct {
 	Version      string            `json:"version"`
 	Sources      map[string]string `json:"sources"` // "ok", or "degraded: why"
 	Fleet        string            `json:"fleet"`   // "none", "connected", or "down: why"
+	Disk         string            `json:"disk"`    // "ok", or "degraded: why"
 	Applications map[string]string `json:"applications"`
 }
 
@@ -137,7 +138,7 @@ type healthReport struct {
 func (a *Agent) wellKnown() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/dunlin/health", func(w http.ResponseWriter, r *http.Request) {
-		report := healthReport{OK: true, Version: a.cfg.Version, Sources: map[string]string{}, Fleet: "none", Applications: map[string]string{}}
+		report := healthReport{OK: true, Version: a.cfg.Version, Sources: map[string]string{}, Fleet: "none", Disk: a.diskHealth(), Applications: map[string]string{}}
 		sources, err := a.check(r.Context())
 		if err != nil {
 			report.OK, report.Cause = false, err.Error()

@@ -28,20 +28,28 @@ type manager struct {
 	// What the manager's goroutine knows, and reports read under mu.
 	desired  trust.Desired
 	failed   map[string]reconcile.Failure // by release digest
-	offline  map[string]bool              // of those, the ones that only wait for the link
+	waits    map[string]waiting           // what some of those only wait for
 	progress map[string]wire.AppReport    // by application: what is under way or has failed
 	refused  *wire.Refusal
 	attempts int       // of the envelope that could not be judged
-	retry    time.Time // when it is judged again
+	retryAt  time.Time // when it is judged again
 	frozen   bool
 	versions wire.TrustReport
 	root     []byte    // trusted, as it is stored
 	issued   time.Time // newest signed time: the clock's floor
 }
 
+// waiting is what a step that failed waits for, with nothing wrong with its release.
+type waiting byte
+
+const (
+	waitsForLink waiting = iota + 1
+	waitsForRoom
+)
+
 func newManager(a *Agent, g *guard) (*manager, error) {
 	m := &manager{agent: a, guard: g, wake: make(chan struct{}, 1), failed: map[string]reconcile.Failure{},
-		offline: map[string]bool{}, progress: map[string]wire.AppReport{}}
+		waits: map[string]waiting{}, progress: map[string]wire.AppReport{}}
 	d, ok, err := trust.ReopenDesired(g.state)
 	if err != nil {
 		return nil, fmt.Errorf("read desired state: %w", err)
@@ -97,7 +105,7 @@ func (m *manager) interrupted() error {
 // offer leaves an envelope to be judged. A newer one replaces it.
 func (m *manager) offer(envelope []byte) {
 	m.mu.Lock()
-	m.envelope, m.attempts, m.retry = envelope, 0, time.Time{}
+	m.envelope, m.attempts, m.retryAt = envelope, 0, time.Time{}
 	m.mu.Unlock()
 	m.poke()
 }
@@ -113,11 +121,20 @@ func (m *manager) poke() {
 // linkUp tries again what only waited for the link.
 func (m *manager) linkUp() {
 	m.mu.Lock()
-	for release := range m.offline {
-		delete(m.failed, release)
-		delete(m.offline, release)
+	m.retryAt = time.Time{}
+	m.mu.Unlock()
+	m.retry(waitsForLink)
+}
+
+// retry at once what only waited for one thing.
+func (m *manager) retry(what waiting) {
+	m.mu.Lock()
+	for release, w := range m.waits {
+		if w == what {
+			delete(m.failed, release)
+			delete(m.waits, release)
+		}
 	}
-	m.retry = time.Time{}
 	m.mu.Unlock()
 	m.poke()
 }
@@ -173,8 +190,8 @@ func (m *manager) nextAlarm(o reconcile.Observed, want reconcile.Desired, remove
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.envelope != nil && !m.retry.IsZero() && (at.IsZero() || m.retry.Before(at)) {
-		at = m.retry
+	if m.envelope != nil && !m.retryAt.IsZero() && (at.IsZero() || m.retryAt.Before(at)) {
+		at = m.retryAt
 	}
 	return at
 }
@@ -183,7 +200,7 @@ func (m *manager) nextAlarm(o reconcile.Observed, want reconcile.Desired, remove
 func (m *manager) judge(ctx context.Context) {
 	m.mu.Lock()
 	envelope := m.envelope
-	wait := time.Now().Before(m.retry)
+	wait := time.Now().Before(m.retryAt)
 	m.mu.Unlock()
 	if envelope == nil || wait {
 		return
@@ -201,7 +218,7 @@ func (m *manager) judge(ctx context.Context) {
 	case newer:
 	case again:
 		m.attempts++
-		m.retry = time.Now().Add(m.agent.cfg.rest(m.attempts, mathrand.Float64()))
+		m.retryAt = time.Now().Add(m.agent.cfg.rest(m.attempts, mathrand.Float64()))
 	default:
 		m.envelope = nil
 	}
@@ -246,6 +263,8 @@ func (m *manager) observe() (reconcile.Observed, error) {
 		Content: map[string]bool{}, Prepared: map[string]bool{}, Partial: map[string]bool{}, Stopped: map[string]bool{}}
 	_, up := m.agent.link.Session()
 	o.Offline = !up
+	_, missing := m.agent.short()
+	o.Short = missing > 0
 	m.mu.Lock()
 	o.Failed = maps.Clone(m.failed)
 	m.mu.Unlock()
@@ -312,7 +331,7 @@ func (m *manager) succeed(s reconcile.Step) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.failed, s.Release)
-	delete(m.offline, s.Release)
+	delete(m.waits, s.Release)
 	if whole {
 		delete(m.progress, s.Application)
 		m.agent.report()
@@ -336,9 +355,12 @@ func (m *manager) fail(s reconcile.Step, err error) {
 	f.Retry = time.Now().Add(m.agent.cfg.rest(f.Attempts, mathrand.Float64()))
 	m.failed[s.Release] = f
 	phase := wire.PhaseFailed
-	if passing(err) {
+	switch {
+	case passing(err):
 		phase = wire.PhaseFetching // it goes on by itself
-		m.offline[s.Release] = true
+		m.waits[s.Release] = waitsForLink
+	case spaceless(err):
+		m.waits[s.Release] = waitsForRoom
 	}
 	m.agent.log.Warn("a step of an install failed", "step", s.Kind, "application", s.Application, "cause", err, "attempts", f.Attempts)
 	p := m.report(s, phase)

@@ -65,7 +65,7 @@ func (a *Agent) hello(session string) wire.Hello {
 
 func (a *Agent) reported(session string, sequence uint64) wire.Reported {
 	now, clock := a.time()
-	r := wire.Reported{Session: session, Sequence: sequence, At: now.UTC(), Clock: clock, Triggers: a.triggers(), Counters: a.counters(), Outbox: a.outboxReport(), Removed: a.removedReport()}
+	r := wire.Reported{Session: session, Sequence: sequence, At: now.UTC(), Clock: clock, Triggers: a.triggers(), Counters: a.counters(), Outbox: a.outboxReport(), Disk: a.diskReport(), Removed: a.removedReport()}
 	apps := map[string]wire.AppReport{}
 	for _, d := range a.apps.list() {
 		apps[d.manifest.Application] = wire.AppReport{Application: d.manifest.Application, Version: d.manifest.Version,

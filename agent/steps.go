@@ -22,6 +22,9 @@ func (m *manager) take(ctx context.Context, s reconcile.Step) error {
 		return m.fetch(ctx, s)
 	case reconcile.Prepare:
 		m.phase(s, wire.PhaseCompiling, nil)
+		if err := a.fits(0, compiled*s.Content.Size); err != nil {
+			return fmt.Errorf("compile %s: %w", s.Content.Digest, err)
+		}
 		comp, err := a.code.Load(s.Content.Digest, func() ([]byte, error) { return a.blob("component", s.Content.Digest) })
 		if err != nil {
 			return err
@@ -52,7 +55,7 @@ func (m *manager) fetch(ctx context.Context, s reconcile.Step) error {
 	if err != nil {
 		return err
 	}
-	return m.agent.link.Fetch(ctx, m.agent.store, target, s.Content.Size, have, func(done, total int64) {
+	return m.agent.link.Fetch(ctx, transfers{m.agent.store, m.agent.fits}, target, s.Content.Size, have, func(done, total int64) {
 		m.phase(s, wire.PhaseFetching, &wire.Progress{Done: done, Total: total})
 	})
 }

@@ -172,6 +172,9 @@ func (m *Reported) check() error {
 			return err
 		}
 	}
+	if d := m.Disk; d != nil && (d.Free < 0 || d.Keep < 0) {
+		return fmt.Errorf("disk with %d bytes free, %d to be kept so", d.Free, d.Keep)
+	}
 	if o := m.Outbox; o != nil {
 		if o.Messages < 0 || o.Bytes < 0 || len(o.Dropped) > MaxLabels {
 			return fmt.Errorf("outbox of %d messages with %d bytes, dropped for %d reasons", o.Messages, o.Bytes, len(o.Dropped))

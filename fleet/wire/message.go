@@ -71,6 +71,13 @@ type Reported struct {
 	Trust      TrustReport     `json:"trust"`
 	Outbox     *OutboxReport   `json:"outbox,omitempty"` // nil where nothing waits and nothing was dropped
 	Removed    []RemovedReport `json:"removed,omitempty"`
+	Disk       *DiskReport     `json:"disk,omitempty"` // nil where there is room
+}
+
+// DiskReport is of a board whose disk is degraded: less of it is free than is to be kept so, in bytes.
+type DiskReport struct {
+	Free int64 `json:"free"`
+	Keep int64 `json:"keep"`
 }
 
 // RemovedReport is an application that was removed and whose data the board still has.

@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"fleet/wire", "fleet/trust", "fleet/mqttlistener"},
 	{"fleet/manifest"},
 	// The board, upward from the wasm library to the daemon.
-	{"agent/internal/alarm", "agent/internal/crash", "agent/internal/engine", "agent/internal/files", "agent/internal/journal", "agent/internal/mqttconn"},
+	{"agent/internal/alarm", "agent/internal/crash", "agent/internal/engine", "agent/internal/files", "agent/internal/journal", "agent/internal/mqttconn", "agent/internal/space"},
 	{"agent/internal/store", "agent/internal/host", "agent/internal/codecache", "agent/internal/trigger"},
 	{"agent/internal/inbox"},
 	{"agent/internal/link", "agent/internal/reconcile", "agent/internal/runner", "agent/internal/trigger/...", "agent/internal/uplink"},

@@ -68,13 +68,13 @@ func (b *board) stop() {
 }
 
 // untilKilled waits until the agent has reached its point, or the sensors have acks more acknowledgements; a point that is not
-// reached in half a second is given up. It says whether the point was reached.
-func (b *board) untilKilled(ctx context.Context, s *readings.Sensors, acks int, point string) bool {
+// reached within patience is given up. It says whether the point was reached.
+func (b *board) untilKilled(ctx context.Context, s *readings.Sensors, acks int, point string, patience time.Duration) bool {
 	enough := make(<-chan struct{})
 	if point == "" {
 		enough = s.After(acks)
 	}
-	late := time.NewTimer(time.Second / 2)
+	late := time.NewTimer(patience)
 	defer late.Stop()
 	select {
 	case <-b.p.Ended():

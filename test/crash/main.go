@@ -118,7 +118,7 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 		return err
 	}
 	defer b.stop()
-	sensorsAt, pace := b.mqtt, time.Duration(0)
+	sensorsAt, pace := b.mqtt, 2*time.Millisecond // about as fast as the board handles them
 	if o.mosquitto != "" {
 		broker, err := startMosquitto(ctx, o.mosquitto, dir, b.mqtt)
 		if err != nil {
@@ -144,11 +144,15 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 		if point == "activated" || point == "bury" { // these are rare
 			nth = 1
 		}
+		patience := time.Second / 2
+		if cycle%20 == 9 { // long enough to give up what fails, which holds up its topic, and to get far
+			patience, acks, nth = 4*time.Second, acks*100, nth*500
+		}
 		b.kill()
 		if err := b.start(ctx, fmt.Sprintf("%s:%d", point, nth)); err != nil && !errors.Is(err, errKilled) {
 			return fmt.Errorf("cycle %d, killed at %q: %w", cycle, point, err)
 		}
-		if b.untilKilled(ctx, sensors, acks, point) {
+		if b.untilKilled(ctx, sensors, acks, point, patience) {
 			killed[point]++
 		}
 		if ctx.Err() != nil {

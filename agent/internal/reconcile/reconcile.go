@@ -48,6 +48,7 @@ type Observed struct {
 	Partial  map[string]bool    // digests of components whose transfer has begun
 	Failed   map[string]Failure // by release digest
 	Offline  bool               // nothing can be fetched now; what is here already can be installed
+	Short    bool               // the disk is full: what is kept to go back to is dropped
 }
 
 // Kind of a Step.
@@ -154,6 +155,12 @@ func install(o Observed, d Desired, app string, now time.Time) (Step, bool) {
 // yet may share content with anything, so nothing is dropped until it is.
 func unreferenced(o Observed, d Desired) []string {
 	keep := map[string]bool{}
+	if o.Short {
+		for _, rel := range o.Previous {
+			keep[rel] = true // its manifest takes no room, and tells what to fetch
+		}
+		o.Previous = nil
+	}
 	for _, set := range []map[string]string{o.Running, o.Previous, d.Apps} {
 		for _, rel := range set {
 			m, known := o.Releases[rel]

@@ -44,6 +44,13 @@ func (l *lineLimit) take(now time.Time) bool {
 	return true
 }
 
+// lose a line that nobody is to be told of.
+func (l *lineLimit) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost++
+}
+
 // due gives the lines that were dropped and are to be said now: not often, unless it is the last time.
 func (l *lineLimit) due(now time.Time, last bool) (dropped uint64) {
 	l.mu.Lock()
@@ -71,6 +78,10 @@ func (r *Runner) sayDropped(last bool) {
 // guestLog writes a line of the guest's to the log.
 func (x *run) guestLog(level slog.Level, about, message string) {
 	x.said.Store(&message)
+	if level < slog.LevelWarn && x.cfg.Quiet != nil && x.cfg.Quiet() {
+		x.lines.lose()
+		return
+	}
 	if !x.lines.take(time.Now()) {
 		x.sayDropped(false)
 		return

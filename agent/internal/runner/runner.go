@@ -59,6 +59,7 @@ type Config struct {
 	Begin       func(e *trigger.Event) Tx
 	Commits     *sync.RWMutex // of all runners whose transactions see each other's data; nil: of this one alone
 	Log         *slog.Logger
+	Quiet       func() bool        // the guest's lines below warnings are dropped now; nil: never
 	Now         func() time.Time   // wall clock; nil: time.Now
 	Moment      func() host.Moment // but for At; nil: handlers are told nothing of it
 }

@@ -137,6 +137,9 @@ func (s *Store) write(w work) {
 	if err == nil {
 		s.committed(g)
 	}
+	if err == nil && g.fold {
+		err = s.fold()
+	}
 	s.tell()
 	for _, j := range g.accepted {
 		j.accepted = err == nil
@@ -169,6 +172,7 @@ type grouping struct {
 	dropped  uint64
 	laneChanges
 	cuts map[uint64]uint64 // up to where lanes were delivered
+	fold bool              // at once: the room in the database is wanted
 	now  Stamp             // of the newest message to the fleet
 }
 

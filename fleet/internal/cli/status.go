@@ -93,6 +93,9 @@ func printStatus(env *Env, d model.Device, streams []model.Stream) error {
 	if o := d.Outbox; o != nil {
 		line("outbox", "%d messages wait (%s)%s", o.Messages, amount(o.Bytes), drops(o.Dropped))
 	}
+	if k := d.Disk; k != nil {
+		line("degraded", "disk: %s are free, %s are to be kept so; the board drops what it can do without", amount(k.Free), amount(k.Keep))
+	}
 	for _, r := range d.Removed {
 		line("removed", "%s %s, its data is kept%s", r.Application, r.Version, keptFor(r.Left))
 	}

@@ -354,7 +354,7 @@ func view(v *device) model.Device {
 	}
 	if r := v.Reported; r != nil {
 		m.Generation.Reported, m.Refused, m.Frozen, m.Clock, m.ReportedAt = r.Generation, r.Refused, r.Frozen, r.Clock, r.At
-		m.Triggers, m.Counters, m.Trust, m.Outbox, m.Removed = slices.Clone(r.Triggers), r.Counters, r.Trust, r.Outbox, slices.Clone(r.Removed)
+		m.Triggers, m.Counters, m.Trust, m.Outbox, m.Removed, m.Disk = slices.Clone(r.Triggers), r.Counters, r.Trust, r.Outbox, slices.Clone(r.Removed), r.Disk
 		for _, a := range r.Apps {
 			app := apps[a.Application]
 			if app == nil {

@@ -91,6 +91,7 @@ type Device struct {
 	Trust        wire.TrustReport     `json:"trust"`
 	Outbox       *wire.OutboxReport   `json:"outbox,omitempty"` // what waits on it to be sent
 	Removed      []wire.RemovedReport `json:"removed,omitempty"`
+	Disk         *wire.DiskReport     `json:"disk,omitempty"` // nil where there is room
 }
 
 // Generation of a board's desired state: what it should have, and what it says it has.
