@@ -79,7 +79,7 @@ func New(cfg Config, log *slog.Logger) (_ *Agent, err error) {
 		return nil, err
 	}
 	a := &Agent{
-		cfg: cfg, log: log, changed: make(chan struct{}, 1), health: health{patience: checkTime},
+		cfg: cfg, log: log, changed: make(chan struct{}, 1), disk: disk{wake: make(chan struct{}, 1)}, health: health{patience: checkTime},
 		apps: applications{all: map[string]*deployment{}}, boot: bootUUID(),
 	}
 	defer func() {

@@ -46,6 +46,7 @@ type Config struct {
 
 	// Tests have less patience.
 	silence time.Duration                                    // link.Config's Silence
+	look    time.Duration                                    // at the disk, at least so often; 0: a minute
 	rest    func(failures int, jitter float64) time.Duration // of a release that failed; nil: reconcile.Backoff
 
 	// The system's clock, and whether something disciplines it. Tests set theirs.
@@ -167,6 +168,9 @@ func positioned(path string, err error) error {
 func (c *Config) complete() error {
 	if c.rest == nil {
 		c.rest = reconcile.Backoff
+	}
+	if c.look == 0 {
+		c.look = time.Minute
 	}
 	if c.system == nil {
 		c.system = time.Now

@@ -22,19 +22,23 @@ const compiled = 5
 type disk struct {
 	mu   sync.Mutex
 	disk space.Disk
-	err  error // the file system could not be asked
+	err  error         // the file system could not be asked
+	wake chan struct{} // holds one: it has become short or not, seen by another than watchDisk
 }
 
 // look at the disk.
-func (a *Agent) look() (d space.Disk, changed bool, err error) {
+func (a *Agent) look() (space.Disk, error) {
 	a.disk.mu.Lock()
 	defer a.disk.mu.Unlock()
 	room, err := a.room()
-	if err == nil {
-		changed = a.disk.disk.Look(room)
+	if err == nil && a.disk.disk.Look(room) {
+		select {
+		case a.disk.wake <- struct{}{}:
+		default:
+		}
 	}
 	a.disk.err = err
-	return a.disk.disk, changed, err
+	return a.disk.disk, err
 }
 
 func (a *Agent) room() (space.Room, error) {
@@ -51,7 +55,7 @@ func (a *Agent) room() (space.Room, error) {
 
 // fits says whether there is room, looking anew. A file system that can't be asked is no reason to refuse: the write will tell.
 func (a *Agent) fits(database, files int64) error {
-	d, _, err := a.look()
+	d, err := a.look()
 	if err != nil {
 		return nil //nolint:nilerr // as above
 	}
@@ -73,8 +77,10 @@ func (a *Agent) quiet() bool {
 
 // watchDisk sheds while the disk is short, and says so.
 func (a *Agent) watchDisk(ctx context.Context) error {
-	for {
-		d, changed, err := a.look()
+	for short := false; ; {
+		d, err := a.look()
+		changed := d.Short != short
+		short = d.Short
 		switch {
 		case err != nil:
 			a.log.Warn("the disk can't be looked at", "cause", err)
@@ -93,7 +99,8 @@ func (a *Agent) watchDisk(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(d.Every()):
+		case <-a.disk.wake:
+		case <-time.After(min(d.Every(), a.cfg.look)):
 		}
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dunlin.dev/dunlin/agent/internal/codecache"
 	"dunlin.dev/dunlin/agent/internal/engine"
@@ -43,13 +46,19 @@ type board struct {
 // boardOf is a board of f, with nothing installed.
 func boardOf(t *testing.T, f *testFleet) *board {
 	t.Helper()
-	dir := t.TempDir()
+	return boardIn(t, f, t.TempDir(), func(*Config) {})
+}
+
+// boardIn is such a board in a directory of the test's.
+func boardIn(t *testing.T, f *testFleet, dir string, change func(*Config)) *board {
+	t.Helper()
 	f.write(dir)
 	b := &board{t: t, cfg: Config{
 		State: filepath.Join(dir, "state"), Listen: "127.0.0.1:0", Bus: Bus{Listen: "127.0.0.1:0"}, Version: "1.2.3", silence: 300 * time.Millisecond,
 		rest:  func(int, float64) time.Duration { return 400 * time.Millisecond },
 		Fleet: &Fleet{Name: f.name, Device: f.device, URL: f.url(), Root: filepath.Join(dir, "root.json"), TokenFile: filepath.Join(dir, "token")},
 	}}
+	change(&b.cfg)
 	b.start()
 	return b
 }
@@ -232,7 +241,14 @@ func (b *board) seedCode() {
 		b.t.Fatal(err)
 	}
 	for _, f := range files {
-		if err := os.Link(filepath.Join(from, f.Name()), filepath.Join(to, f.Name())); err != nil && !os.IsExist(err) {
+		err := os.Link(filepath.Join(from, f.Name()), filepath.Join(to, f.Name()))
+		if errors.Is(err, unix.EXDEV) {
+			var code []byte
+			if code, err = os.ReadFile(filepath.Join(from, f.Name())); err == nil {
+				err = os.WriteFile(filepath.Join(to, f.Name()), code, 0o600)
+			}
+		}
+		if err != nil && !os.IsExist(err) {
 			b.t.Fatal(err)
 		}
 	}

@@ -95,6 +95,16 @@ func TestAnUpdateKeepsThePreviousReleaseAndDropsTheOneBefore(t *testing.T) {
 	if o.Content["c1"] || !o.Content["c2"] || !o.Content["c3"] || o.Content["f1"] || !o.Content["f2"] || !o.Content["f3"] || o.Prepared["f3"] {
 		t.Errorf("content kept: %v", o.Content)
 	}
+	o.Short = true
+	settle(t, &o, world, Desired{3, map[string]string{"a": "r3"}})
+	if o.Content["c2"] || o.Content["f2"] || !o.Content["c3"] || !o.Content["f3"] {
+		t.Errorf("content kept on a full disk: %v", o.Content)
+	}
+	o.Short = false
+	settle(t, &o, world, Desired{4, map[string]string{"a": "r2"}})
+	if o.Running["a"] != "r2" || !o.Content["c2"] {
+		t.Errorf("it doesn't go back: %v", o.Running)
+	}
 }
 
 func TestAFailedReleaseRestsAndHoldsUpNoOther(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -168,6 +169,20 @@ func TestWhatAHandlerDoesWrongIsNamed(t *testing.T) {
 		if !strings.Contains(f.log.String(), want) {
 			t.Errorf("the log has no %s", want)
 		}
+	}
+}
+
+func TestAQuietRunnerDropsAHandlersLinesBelowWarnings(t *testing.T) {
+	f := start(t, guests.Hostile, Limits{})
+	quiet := true
+	f.cfg.Quiet = func() bool { return quiet }
+	x := &run{Runner: f.Runner, log: f.Runner.log}
+	x.guestLog(slog.LevelInfo, "", "small talk")
+	x.guestLog(slog.LevelWarn, "", "a warning")
+	quiet = false
+	x.guestLog(slog.LevelInfo, "", "again")
+	if log := f.log.String(); strings.Contains(log, "small talk") || !strings.Contains(log, "a warning") || !strings.Contains(log, "again") || f.lines.dropped() != 1 {
+		t.Errorf("%d dropped, the log is %q", f.lines.dropped(), log)
 	}
 }
 

@@ -110,7 +110,7 @@ func (d *Disk) String() string {
 	return fmt.Sprintf("%s are free, %s are to be kept so", text(d.Room.Free), text(d.Keep.Of(d.Room.Total)))
 }
 
-// FullError: something doesn't fit, in bytes.
+// FullError says in bytes what does not fit.
 type FullError struct{ Need, Free, Keep int64 }
 
 func (e *FullError) Error() string {

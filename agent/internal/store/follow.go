@@ -6,7 +6,7 @@ import (
 	"errors"
 )
 
-// ErrEarly: the commit was to follow another one, which came to nothing. Run the event again when that one has a new place.
+// ErrEarly says that the commit which this one was to follow came to nothing. Run the event again when that one has a new place.
 var ErrEarly = errors.New("the commit that this one follows came to nothing")
 
 // Follow has t commit after another transaction, and only if that one does: ErrEarly says that it didn't. after is what that
