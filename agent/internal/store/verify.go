@@ -172,6 +172,15 @@ func (w *walker) page(s span, low, high []byte) error {
 	if !branch && flags != flagLeaf || branch && count == 0 {
 		return damaged("flags %#x with %d elements", flags, count)
 	}
+	if count == 0 { // only then is nothing written behind the head: where there is something, the count is wrong
+		rest, err := s.at(pageHeader, s.size-pageHeader)
+		if err != nil {
+			return err
+		}
+		if bytes.ContainsFunc(rest, func(r rune) bool { return r != 0 }) {
+			return damaged("no elements, and %d bytes behind the head that are not empty", len(rest))
+		}
+	}
 	elements, err := s.at(pageHeader, count*elementSize)
 	if err != nil {
 		return err
