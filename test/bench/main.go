@@ -44,6 +44,8 @@
 //	cold_small_p99            120      6 fresh boards, 20 copies of hello-http (own digests, compiled before, files in the page cache):
 //	                                   the first request ever to each, on a connection in use, to its first byte
 //	cold_js_p99               24       12 fresh boards, 2 versions of the JS handler: the same
+//	boot_first_event_20_handlers  6  median: a board with 20 handlers, compiled before, and no network, its files on the disk (no page in
+//	                                   the cache): from the start of the agent to the end of the first answer
 //	up_first_event_small, _js 6        median: from the start of dunlin up, its code compiled before, to the end of the first answer
 //	up_reload_small, _js      7        median: from a component's replacement until dunlin up says that the new one serves, compiling
 //	                                   included; meanwhile a client asks without pause, and no request fails
@@ -163,7 +165,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	note("measure; load %s", load())
 	stages := []stage{{"engine", b.engine}, {"store", b.store}, {"floor", b.floor}, {"install", b.install},
 		{"idle", b.idling}, {"events", b.events}, {"together", b.together}, {"bodies", b.bodies},
-		{"cold", b.cold}, {"up", b.up}, {"outbox", b.outbox}, {"socket", b.socket}}
+		{"cold", b.cold}, {"boot", b.boot}, {"up", b.up}, {"outbox", b.outbox}, {"socket", b.socket}}
 	if b.js != "" {
 		stages = append(stages, stage{"update", b.update}, stage{"cold js", b.coldJS})
 	}
