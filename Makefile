@@ -117,6 +117,10 @@ bench-languages: templates ## measure the templates' handlers, language by langu
 crash: toolchain ## kill the agent CYCLES times (1000) while sensors publish: nothing lost, nothing doubled; SEED=n repeats a run
 	@$(GO) run ./test/crash -cycles $(or $(CYCLES),1000) $(if $(SEED),-seed $(SEED))
 
+.PHONY: soak
+soak: toolchain ## an agent at full rate FOR (10m): nothing lost, nothing doubled, nothing grows
+	@$(GO) run ./test/soak -for $(or $(FOR),10m)
+
 # One after the other: builds in two languages at once take the memory of both.
 TOOLCHAINS := $(CURDIR)/.tools/toolchains
 .PHONY: templates

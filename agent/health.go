@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,13 +133,14 @@ type healthReport struct {
 	Fleet        string            `json:"fleet"`   // "none", "connected", or "down: why"
 	Disk         string            `json:"disk"`    // "ok", or "degraded: why"
 	Applications map[string]string `json:"applications"`
+	Goroutines   int               `json:"goroutines"`
 }
 
 // wellKnown serves the agent's own page: 200 while the check holds, whatever the sources and the link do.
 func (a *Agent) wellKnown() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/dunlin/health", func(w http.ResponseWriter, r *http.Request) {
-		report := healthReport{OK: true, Version: a.cfg.Version, Sources: map[string]string{}, Fleet: "none", Disk: a.diskHealth(), Applications: map[string]string{}}
+		report := healthReport{OK: true, Version: a.cfg.Version, Sources: map[string]string{}, Fleet: "none", Disk: a.diskHealth(), Applications: map[string]string{}, Goroutines: runtime.NumGoroutine()}
 		sources, err := a.check(r.Context())
 		if err != nil {
 			report.OK, report.Cause = false, err.Error()
