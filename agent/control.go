@@ -74,6 +74,7 @@ func (a *Agent) controls() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /mqtt", a.fireMessage)
 	mux.HandleFunc("POST /timer", a.fireTimer)
+	mux.HandleFunc("GET /doctor", a.serveDoctor)
 	mux.HandleFunc("GET /events", a.serveEvents)
 	mux.HandleFunc("GET /events/{event}", withDead(a, showDead))
 	mux.HandleFunc("POST /events/{event}/retry", withDead(a, a.retryDead))

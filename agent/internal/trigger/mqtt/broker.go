@@ -76,7 +76,7 @@ func NewBroker(cfg BrokerConfig, log *slog.Logger) *Broker {
 		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, cfg.Inbox, log), ready: make(chan struct{}), stopping: make(chan struct{}),
 		pending: map[packetKey]*publication{}, inflight: map[string]int{}, twins: map[*mochi.Client]*mochi.Client{}, receipts: map[packetKey]struct{}{},
 	}
-	b.cfg.Limits = cfg.Limits.complete()
+	b.cfg.Limits = cfg.Limits.Complete()
 	b.setStatus(trigger.Stopped, "not started")
 	return b
 }

@@ -81,7 +81,7 @@ func NewClient(cfg ClientConfig, log *slog.Logger) *Client {
 		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, cfg.Inbox, log), ready: make(chan struct{}), changed: make(chan struct{}, 1),
 		received: map[uint16]*receipt{}, granted: map[string]byte{},
 	}
-	c.cfg.Limits = cfg.Limits.complete()
+	c.cfg.Limits = cfg.Limits.Complete()
 	c.setStatus(trigger.Stopped, "not started")
 	return c
 }

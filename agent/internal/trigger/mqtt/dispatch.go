@@ -82,7 +82,7 @@ func (j *job) entry() inbox.Event {
 }
 
 func newDispatcher(l Limits, box *inbox.Box, log *slog.Logger) *dispatcher {
-	d := &dispatcher{limits: l.complete(), box: box, log: log, delay: trigger.RetryDelay, bindings: map[string]*binding{}, idle: make(chan struct{})}
+	d := &dispatcher{limits: l.Complete(), box: box, log: log, delay: trigger.RetryDelay, bindings: map[string]*binding{}, idle: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.stopOnce = sync.OnceValue(d.drain)
 	return d

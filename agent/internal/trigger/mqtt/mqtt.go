@@ -67,7 +67,8 @@ type Limits struct {
 	Drain         time.Duration // how long Run waits for events in flight before it cancels them; 0: 10 s
 }
 
-func (l Limits) complete() Limits {
+// Complete fills the defaults in.
+func (l Limits) Complete() Limits {
 	l.QueueMessages = cmp.Or(l.QueueMessages, 1024)
 	l.QueueBytes = cmp.Or(l.QueueBytes, 8<<20)
 	l.Workers = cmp.Or(l.Workers, 64)
