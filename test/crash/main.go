@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -64,7 +65,7 @@ func run(o options, keep bool) error {
 }
 
 // points of the agent's code where it may be killed; "" is anywhere.
-var points = []string{"", "accept", "accepted", "handled", "commit", "committed", "acknowledge", "released", "delivered", "bury", "activated"}
+var points = []string{"", "accept", "accepted", "handled", "commit", "committed", "acknowledge", "released", "delivered", "bury", "activated", "compact", "compacted"}
 
 const manifest = `dunlin_manifest_version = 1
 [application]
@@ -141,7 +142,7 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 	for cycle := range o.cycles {
 		point := points[random.IntN(len(points))]
 		acks, nth := random.IntN(100), 1+random.IntN(5)
-		if point == "activated" || point == "bury" { // these are rare
+		if slices.Contains([]string{"activated", "bury", "compact", "compacted"}, point) { // these are rare
 			nth = 1
 		}
 		patience := time.Second / 2

@@ -4,5 +4,8 @@
 // "crash" has none.
 package crash
 
+// Eager has everything that is done rarely done at each opportunity, so that it is interrupted too.
+const Eager = false
+
 // At is a point where the proof may end the process.
 func At(string) {}

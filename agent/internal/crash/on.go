@@ -23,6 +23,9 @@ func parse(s string) (point string, nth int64) {
 	return point, nth
 }
 
+// Eager has everything that is done rarely done at each opportunity, so that it is interrupted too.
+const Eager = true
+
 // At is a point where the proof may end the process.
 func At(name string) {
 	if name == point && passed.Add(1) == nth {

@@ -106,6 +106,12 @@ func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err err
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
+	if _, err := s.Compact(); err != nil {
+		log.Warn("the database can't be compacted", "cause", err)
+	}
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
 	s.lock = lock
 	if aside != "" {
 		s.recovered = aside
@@ -237,23 +243,29 @@ func openFile(path string, log *slog.Logger, now time.Time) (*Store, error) {
 		batchDelay:  BatchDelay,
 		lazyDelay:   MemoryDelay,
 	}
-	err = guard(func() (err error) {
-		s.db, err = bolt.Open(path, 0o600, options(func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			f, err := os.OpenFile(name, flag, mode)
-			s.file = f
-			return f, err
-		}))
-		return err
-	})
-	if err != nil {
+	if err := guard(s.openBolt); err != nil {
 		return nil, err
 	}
-	s.db.AllocSize = growBy
 	if err := s.prepare(torn, now); err != nil {
 		_ = s.db.Close() // err matters, and is on its way
 		return nil, err
 	}
 	return s, nil
+}
+
+// openBolt opens the file at path, which is sound.
+func (s *Store) openBolt() error {
+	db, err := bolt.Open(s.path, 0o600, options(func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		f, err := os.OpenFile(name, flag, mode)
+		s.file = f
+		return f, err
+	}))
+	if err != nil {
+		return err
+	}
+	db.AllocSize = growBy
+	s.db = db
+	return nil
 }
 
 func verifyFile(path string) (torn bool, err error) {

@@ -63,6 +63,7 @@ type Store struct {
 	path      string
 	log       *slog.Logger
 	lock      *os.File
+	gate      sync.RWMutex // held by who uses db and file, and whole by who replaces them
 	db        *bolt.DB
 	file      *os.File // the one that db writes; closed directly when db can't be
 	recovered string
@@ -135,7 +136,9 @@ func (s *Store) Stats() (Stats, error) {
 	if err != nil {
 		return Stats{}, fmt.Errorf("stat store: %w", err)
 	}
+	s.gate.RLock()
 	b := s.db.Stats()
+	s.gate.RUnlock()
 	return Stats{
 		Bytes:   info.Size(),
 		Free:    int64(b.FreePageN+b.PendingPageN) * pageSize,
@@ -161,7 +164,9 @@ func (s *Store) Close() error {
 	if s.broken.Load() != nil {
 		err = s.file.Close() // bbolt's own locks may be held for ever
 	} else {
+		s.gate.Lock()
 		err = s.db.Close()
+		s.gate.Unlock()
 	}
 	if s.journalFile != nil {
 		if e := s.journalFile.Close(); err == nil {
@@ -213,12 +218,16 @@ func (s *Store) view(f func(*bolt.Tx) error) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	s.gate.RLock()
+	defer s.gate.RUnlock()
 	return s.wrap(guard(func() error { return s.db.View(f) }))
 }
 
 // update runs f in a bbolt transaction of its own. It doesn't use bbolt's Update: that reloads the free list in a goroutine
 // where a damaged page can't be caught.
 func (s *Store) update(f func(*bolt.Tx) error) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
 	tx, err := s.begin()
 	if err != nil {
 		return err
@@ -266,13 +275,7 @@ func (s *Store) Check(ctx context.Context) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	tx, err := s.begin()
-	if err != nil {
-		return err
-	}
-	err = guard(func() error { return s.checkStructure(ctx, tx) })
-	_ = tx.Rollback()
-	if err != nil {
+	if err := s.checkPages(ctx); err != nil {
 		return fmt.Errorf("check store: %w", s.wrap(err))
 	}
 	blobs, err := s.Blobs()
@@ -289,6 +292,17 @@ func (s *Store) Check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (s *Store) checkPages(ctx context.Context) error {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	tx, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	return guard(func() error { return s.checkStructure(ctx, tx) })
 }
 
 func (s *Store) checkStructure(ctx context.Context, tx *bolt.Tx) error {
