@@ -68,7 +68,7 @@ type bus interface {
 	Set([]mqtttrigger.Subscription) error
 	Look(trigger string)
 	Run(context.Context) error
-	Publish(context.Context, mqtttrigger.Message) error
+	Publish(context.Context, mqtttrigger.Message) (mqtttrigger.Taken, error)
 	Status() trigger.Status
 	Counters() mqtttrigger.Counters
 }
@@ -270,7 +270,7 @@ func fanOut(ctx context.Context, from <-chan struct{}, to ...chan struct{}) erro
 	}
 }
 
-func (a *Agent) publish(ctx context.Context, m store.Message) error {
+func (a *Agent) publish(ctx context.Context, m store.Message) (mqtttrigger.Taken, error) {
 	return a.bus.Publish(ctx, mqtttrigger.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Outbox: m.ID})
 }
 

@@ -37,9 +37,11 @@ func (noBus) Set(subs []mqtttrigger.Subscription) error {
 	}
 	return nil
 }
-func (noBus) Look(string)                                        {}
-func (noBus) Run(ctx context.Context) error                      { <-ctx.Done(); return ctx.Err() }
-func (noBus) Publish(context.Context, mqtttrigger.Message) error { return errNoBus }
+func (noBus) Look(string)                   {}
+func (noBus) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+func (noBus) Publish(context.Context, mqtttrigger.Message) (mqtttrigger.Taken, error) {
+	return nil, errNoBus
+}
 func (noBus) Status() trigger.Status {
 	return trigger.Status{Source: "mqtt", Health: trigger.Stopped, Detail: "off"}
 }

@@ -12,6 +12,7 @@ import (
 	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/mqttconn"
 	"dunlin.dev/dunlin/agent/internal/store"
+	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 )
 
 // outbox is what a deliverer needs of the store.
@@ -22,15 +23,16 @@ type outbox interface {
 
 // What one deliverer holds in memory is bounded; the rest stays in the store.
 const (
-	maxLanes = 256 // topics under way
-	maxLane  = 32  // messages of one topic
+	maxLanes  = 256 // topics under way
+	maxLane   = 32  // messages of one topic that wait
+	maxFlying = 16  // and that are sent before the first is taken
 )
 
-// deliverer sends committed messages to the board's bus: those of a topic one after the other, topics beside each other, so
+// deliverer sends committed messages to the board's bus: those of a topic in their order, topics beside each other, so
 // that a slow or absent receiver of one holds up no other, however many messages wait for it.
 type deliverer struct {
 	box  outbox
-	send func(context.Context, store.Message) error
+	send func(context.Context, store.Message) (mqtttrigger.Taken, error)
 	log  *slog.Logger
 
 	mu     sync.Mutex
@@ -41,12 +43,12 @@ type deliverer struct {
 
 // lane is one topic's messages in memory, in order.
 type lane struct {
-	behind []store.Message // what waits behind the message under way
+	behind []store.Message // what waits behind those under way
 	passed uint64          // the oldest message that was passed over because the lane was full; 0: none
 	idle   bool            // nothing is under way: the lane only stops newer messages from overtaking those passed over
 }
 
-func newDeliverer(box outbox, send func(context.Context, store.Message) error, log *slog.Logger) *deliverer {
+func newDeliverer(box outbox, send func(context.Context, store.Message) (mqtttrigger.Taken, error), log *slog.Logger) *deliverer {
 	return &deliverer{box: box, send: send, log: log, lanes: map[string]*lane{}, again: make(chan struct{}, 1)}
 }
 
@@ -137,27 +139,94 @@ func oldest(a, b uint64) uint64 {
 	return a
 }
 
+// flight is a message under way.
+type flight struct {
+	message store.Message
+	taken   mqtttrigger.Taken
+}
+
+// lane delivers a topic's messages, from m on, until there are none: each is sent when the one before was, a few of them before the first is
+// taken, so that they share what that costs.
 func (d *deliverer) lane(ctx context.Context, m store.Message) error {
+	var flying []flight
+	todo := []store.Message{m} // before what is behind
+	attempt := 0
 	for {
-		if err := d.deliver(ctx, m); err != nil {
-			return err
+		var failed error
+		for failed == nil && len(flying) < maxFlying {
+			if len(todo) == 0 {
+				next, more := d.next(m.Topic)
+				if !more {
+					break
+				}
+				todo = append(todo, next)
+			}
+			var taken mqtttrigger.Taken
+			if taken, failed = d.send(ctx, todo[0]); failed == nil {
+				flying, todo = append(flying, flight{todo[0], taken}), todo[1:]
+			}
 		}
-		next, more := d.next(m.Topic)
-		if !more {
-			return nil
+		switch {
+		case len(flying) > 0 && failed == nil:
+			if failed = d.land(ctx, flying[0]); failed == nil {
+				flying, attempt = flying[1:], 0
+				continue
+			}
+		case failed == nil:
+			if d.end(m.Topic) {
+				return nil
+			}
+			continue
 		}
-		m = next
+		// Those behind may have been taken, or not: all that were not are sent again, in their order.
+		var again []store.Message
+		for _, f := range flying {
+			if d.land(ctx, f) != nil {
+				again = append(again, f.message)
+			}
+		}
+		flying, todo = nil, append(again, todo...)
+		if attempt == 0 && ctx.Err() == nil {
+			d.log.Warn("messages of a topic wait in the outbox", "topic", m.Topic, "cause", failed)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(mqttconn.Backoff(attempt, mathrand.Float64())):
+		}
+		attempt++
 	}
 }
 
-// next message of a topic. Without one its lane ends, and what was passed over is read again.
+// land waits until a message under way is taken, and removes it.
+func (d *deliverer) land(ctx context.Context, f flight) error {
+	err := f.taken(ctx)
+	crash.At("delivered")
+	if err != nil {
+		return err
+	}
+	return d.box.Delivered(f.message.ID)
+}
+
+// next message of a topic, if there is one.
 func (d *deliverer) next(topic string) (m store.Message, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.lanes[topic]
+	if len(l.behind) == 0 {
+		return m, false
+	}
+	m, l.behind = l.behind[0], l.behind[1:]
+	return m, true
+}
+
+// end a topic's lane, unless something came meanwhile. What was passed over is read again.
+func (d *deliverer) end(topic string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.lanes[topic]
 	if len(l.behind) > 0 {
-		m, l.behind = l.behind[0], l.behind[1:]
-		return m, true
+		return false
 	}
 	l.idle = l.passed != 0
 	if !l.idle {
@@ -169,24 +238,5 @@ func (d *deliverer) next(topic string) (m store.Message, more bool) {
 		default:
 		}
 	}
-	return store.Message{}, false
-}
-
-// deliver sends m until it is taken, with growing pauses, and removes it.
-func (d *deliverer) deliver(ctx context.Context, m store.Message) error {
-	for attempt := 0; ; attempt++ {
-		err := d.send(ctx, m)
-		crash.At("delivered")
-		if err == nil {
-			return d.box.Delivered(m.ID)
-		}
-		if attempt == 0 && ctx.Err() == nil {
-			d.log.Warn("messages of a topic wait in the outbox", "topic", m.Topic, "cause", err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(mqttconn.Backoff(attempt, mathrand.Float64())):
-		}
-	}
+	return true
 }

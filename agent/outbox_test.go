@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"dunlin.dev/dunlin/agent/internal/store"
+	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
 )
 
 // memoryBox is an outbox in memory.
@@ -66,14 +68,18 @@ func TestAReceiverThatIsAwayHoldsUpItsOwnTopicOnly(t *testing.T) {
 		}
 		var mu sync.Mutex
 		sent, away := map[string][]uint64{}, true
-		send := func(_ context.Context, m store.Message) error {
+		send := func(_ context.Context, m store.Message) (mqtttrigger.Taken, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if m.Topic == "away" && away {
-				return errors.New("nobody is there")
+				return nil, errors.New("nobody is there")
 			}
-			sent[m.Topic] = append(sent[m.Topic], m.ID)
-			return nil
+			return func(context.Context) error {
+				mu.Lock()
+				defer mu.Unlock()
+				sent[m.Topic] = append(sent[m.Topic], m.ID)
+				return nil
+			}, nil
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -101,6 +107,62 @@ func TestAReceiverThatIsAwayHoldsUpItsOwnTopicOnly(t *testing.T) {
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+// What was sent and not taken is sent again with all behind it that was not either, in order; and no more are under way than may be.
+func TestMessagesOfATopicAreSentInOrderWhateverIsNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(20) {
+			random := rand.New(rand.NewPCG(seed, 3))
+			box := &memoryBox{}
+			box.add("t", 200)
+			var began []uint64
+			taken, flying, most := map[uint64]int{}, 0, 0
+			broken := 0 // of the connection: what is under way then fails
+			send := func(_ context.Context, m store.Message) (mqtttrigger.Taken, error) {
+				if random.IntN(20) == 0 {
+					return nil, errors.New("the broker is not connected")
+				}
+				began = append(began, m.ID)
+				flying++
+				most = max(most, flying)
+				at := broken
+				return func(context.Context) error {
+					flying--
+					if random.IntN(30) == 0 {
+						broken++
+					}
+					if at != broken {
+						return errors.New("connection lost")
+					}
+					taken[m.ID]++
+					return nil
+				}, nil
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- newDeliverer(box, send, slog.New(slog.DiscardHandler)).run(ctx, nil) }()
+			<-time.After(24 * time.Hour) // the bubble's
+			synctest.Wait()
+			cancel()
+			<-ended
+			if len(box.left()) != 0 || len(taken) != 200 || most > maxFlying || most < 2 {
+				t.Errorf("seed %d: %d taken, %d at once", seed, len(taken), most)
+			}
+			last := uint64(0)
+			for _, id := range began { // a message is sent again only with all that follow it and were not taken
+				if id > last+1 {
+					t.Fatalf("seed %d: %d was sent after %d", seed, id, last)
+				}
+				last = id
+			}
+			for id, n := range taken {
+				if n != 1 {
+					t.Errorf("seed %d: %d was taken %d times", seed, id, n)
+				}
+			}
 		}
 	})
 }

@@ -198,7 +198,7 @@ func (s state) flat(since state) error {
 			errs = append(errs, fmt.Errorf("%s: %d, after the first fifth of the time %d", what, now, then))
 		}
 	}
-	grown("anonymous memory", s.anonymous, since.anonymous, max(8<<20, since.anonymous/4))
+	grown("anonymous memory", s.anonymous, since.anonymous, max(16<<20, since.anonymous/4))
 	grown("disk", s.disk, since.disk, max(8<<20, since.disk/4))
 	grown("goroutines", int64(s.goroutines), int64(since.goroutines), 8)
 	grown("open files", int64(s.files), int64(since.files), 4)

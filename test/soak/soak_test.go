@@ -8,9 +8,9 @@ import (
 
 // `make soak` is the same for ten minutes.
 func TestAnAgentAtFullRateStaysAsItWas(t *testing.T) {
-	length := 15 * time.Second
+	length := 6 * time.Second
 	if testing.Short() {
-		length = 5 * time.Second
+		length = 3 * time.Second
 	}
 	if err := soak(t.Context(), t.TempDir(), length, os.Stdout); err != nil {
 		t.Error(err)

@@ -197,12 +197,12 @@ func (b *Broker) setStatus(h trigger.Health, detail string) {
 // Counters of the source.
 func (b *Broker) Counters() Counters { return b.queue.count() }
 
-// Publish hands m to the broker's subscribers, and to the board's own subscriptions; of those it waits for the ones with
-// QoS 1 or 2. An error means that it may have reached some: publish it again. Without a broker the subscribers on the
-// network get nothing (they aren't there), the board's own do.
-func (b *Broker) Publish(ctx context.Context, m Message) error {
+// Publish hands m to the broker's subscribers, and to the board's own subscriptions; it is taken when those with QoS 1 or 2 have handled it.
+// Messages of one topic are handled in the order in which they are published. Without a broker the subscribers on the network get nothing
+// (they aren't there), the board's own do.
+func (b *Broker) Publish(ctx context.Context, m Message) (Taken, error) {
 	if err := m.check(); err != nil {
-		return err
+		return nil, err
 	}
 	if server := b.server.Load(); server != nil {
 		pk := packets.Packet{
@@ -213,7 +213,7 @@ func (b *Broker) Publish(ctx context.Context, m Message) error {
 			pk.PacketID = 1 // it must have one; nothing looks at it
 		}
 		if err := server.InjectPacket(b.own, pk); err != nil {
-			return fmt.Errorf("publish to %s: %w", m.Topic, err)
+			return nil, fmt.Errorf("publish to %s: %w", m.Topic, err)
 		}
 	}
 	handled := make(chan struct{})
@@ -230,25 +230,27 @@ func (b *Broker) Publish(ctx context.Context, m Message) error {
 		select {
 		case <-full:
 		case <-b.stopping:
-			return fmt.Errorf("publish to %s: the broker stops", m.Topic)
+			return nil, fmt.Errorf("publish to %s: the broker stops", m.Topic)
 		case <-ctx.Done():
-			return fmt.Errorf("publish to %s: no room in the queue: %w", m.Topic, context.Cause(ctx))
+			return nil, fmt.Errorf("publish to %s: no room in the queue: %w", m.Topic, context.Cause(ctx))
 		}
 	}
-	select {
-	case <-handled:
-		return nil
-	case <-b.queue.idle:
-		// Stopped with this message among what was in flight or still waited.
+	return func(ctx context.Context) error {
 		select {
 		case <-handled:
 			return nil
-		default:
-			return fmt.Errorf("publish to %s: the broker stopped before it was handled", m.Topic)
+		case <-b.queue.idle:
+			// Stopped with this message among what was in flight or still waited.
+			select {
+			case <-handled:
+				return nil
+			default:
+				return fmt.Errorf("publish to %s: the broker stopped before it was handled", m.Topic)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("publish to %s: its handlers did not end: %w", m.Topic, context.Cause(ctx))
 		}
-	case <-ctx.Done():
-		return fmt.Errorf("publish to %s: its handlers did not end: %w", m.Topic, context.Cause(ctx))
-	}
+	}, nil
 }
 
 func messageOf(pk packets.Packet) *trigger.Message {

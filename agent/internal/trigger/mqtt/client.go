@@ -390,22 +390,25 @@ func (s *releases) Put(key string, p packets.ControlPacket) {
 	s.MemoryStore.Put(key, p)
 }
 
-// Publish returns when the broker has acknowledged m (QoS 0: when it is written). The board's own subscriptions get it
+// Publish sends m, which is taken when the broker has acknowledged it (QoS 0: when it is written). The board's own subscriptions get it
 // from the broker, as every subscriber does.
-func (c *Client) Publish(ctx context.Context, m Message) error {
+func (c *Client) Publish(_ context.Context, m Message) (Taken, error) {
 	if err := m.check(); err != nil {
-		return err
+		return nil, err
 	}
 	c.mu.Lock()
 	conn := c.conn
 	c.mu.Unlock()
 	if conn == nil {
-		return fmt.Errorf("publish to %s: %w", m.Topic, ErrDown)
+		return nil, fmt.Errorf("publish to %s: %w", m.Topic, ErrDown)
 	}
-	if err := wait(ctx, conn, conn.Client.Publish(m.Topic, m.QoS, m.Retain, m.Payload)); err != nil {
-		return fmt.Errorf("publish to %s: %w", m.Topic, err)
-	}
-	return nil
+	token := conn.Client.Publish(m.Topic, m.QoS, m.Retain, m.Payload)
+	return func(ctx context.Context) error {
+		if err := wait(ctx, conn, token); err != nil {
+			return fmt.Errorf("publish to %s: %w", m.Topic, err)
+		}
+		return nil
+	}, nil
 }
 
 // ErrDown is returned for what needs the broker while it is not there.

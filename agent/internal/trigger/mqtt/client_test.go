@@ -80,7 +80,7 @@ func TestEveryQoSAgainstMosquitto(t *testing.T) {
 			t.Errorf("QoS %d: handled %s", qos, sorted[qos])
 		}
 	}
-	if err := c.Publish(t.Context(), Message{Topic: "in/t", Payload: []byte("own"), QoS: 2}); err != nil {
+	if err := publish(t.Context(), c, Message{Topic: "in/t", Payload: []byte("own"), QoS: 2}); err != nil {
 		t.Error(err)
 	}
 	waitFor(t, "its own message", func() bool { return got.has("own") })
@@ -95,7 +95,7 @@ func TestABrokerThatIsNotThereIsTriedAgain(t *testing.T) {
 		s := c.Status()
 		return s.Health == trigger.Degraded && strings.Contains(s.Detail, "refused") && strings.Contains(s.Detail, "next attempt")
 	})
-	if err := c.Publish(t.Context(), Message{Topic: "x"}); !errors.Is(err, ErrDown) {
+	if _, err := c.Publish(t.Context(), Message{Topic: "x"}); !errors.Is(err, ErrDown) {
 		t.Errorf("publish while down: %v", err)
 	}
 	m.start(t)

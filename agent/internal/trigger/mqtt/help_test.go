@@ -74,6 +74,18 @@ func must(t testing.TB, token paho.Token) {
 	}
 }
 
+// publish and wait until it is taken.
+func publish(ctx context.Context, to interface {
+	Publish(context.Context, Message) (Taken, error)
+}, m Message,
+) error {
+	taken, err := to.Publish(ctx, m)
+	if err != nil {
+		return err
+	}
+	return taken(ctx)
+}
+
 // record collects payloads in the order in which they are handled.
 type record struct {
 	mu   sync.Mutex

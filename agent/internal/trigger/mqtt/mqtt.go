@@ -6,12 +6,13 @@
 // component that can't be loaded) is waited for, unacknowledged. So it is handled at least once over a crash of either side, and QoS 2 exactly once
 // while the agent runs. A message of QoS 0 is handled once or not at all: under load the oldest ones are dropped, and counted.
 //
-// What a handler publishes may trigger handlers in turn, itself included. Publish returns only when they are done, so a
-// loop runs one event at a time; it does not grow, but it does not end by itself.
+// What a handler publishes may trigger handlers in turn, itself included. It is taken when they are done, and only so many wait for that, so a
+// loop does not grow; but it does not end by itself.
 package mqtt
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"time"
 
@@ -37,6 +38,10 @@ type Message struct {
 	Retain  bool
 	Outbox  uint64 // its id in the board's outbox; 0: it is not from there
 }
+
+// Taken waits until a message that was published is taken: handled, or acknowledged by the broker. An error says that it is to be published
+// again, which may then come twice.
+type Taken func(context.Context) error
 
 // check that m can be sent.
 func (m Message) check() error {
