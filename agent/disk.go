@@ -77,6 +77,7 @@ func (a *Agent) quiet() bool {
 
 // watchDisk sheds while the disk is short, and says so.
 func (a *Agent) watchDisk(ctx context.Context) error {
+	var rest time.Time // until then nothing is tried that has failed
 	for short := false; ; {
 		d, err := a.look()
 		changed := d.Short != short
@@ -93,8 +94,11 @@ func (a *Agent) watchDisk(ctx context.Context) error {
 		if changed {
 			a.report()
 		}
-		if missing := d.Missing(); err == nil && missing > 0 {
-			a.shed(missing)
+		if err == nil && d.Short && time.Now().After(rest) {
+			if err := a.makeRoom(d.Missing()); err != nil {
+				a.log.Warn("no room can be made on the disk", "cause", err)
+				rest = time.Now().Add(time.Minute)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -108,20 +112,24 @@ func (a *Agent) watchDisk(ctx context.Context) error {
 // shedBytes at a time: an event's commit waits for no more.
 const shedBytes = 4 << 20
 
-// shed messages that wait for the fleet; where there are none, the manager drops what is kept to go back to.
-func (a *Agent) shed(missing int64) {
+// makeRoom sheds messages that wait for the fleet; where there are none, the manager drops what is kept to go back to. Where nothing is
+// missing that the database has not, others may have what it doesn't need.
+func (a *Agent) makeRoom(missing int64) error {
+	if missing == 0 {
+		_, err := a.store.Compact()
+		return err
+	}
 	freed, err := a.store.ShedOutbox(store.High, min(missing, shedBytes))
 	if err != nil {
-		a.log.Warn("messages to the fleet can't be dropped", "cause", err)
+		return err
 	}
 	if freed > 0 {
 		a.log.Warn("messages to the fleet are dropped, because the disk is full", "bytes", freed)
 		a.report()
-		return
-	}
-	if a.manager != nil {
+	} else if a.manager != nil {
 		a.manager.poke()
 	}
+	return nil
 }
 
 // roomy has the manager try again what found no room.

@@ -147,7 +147,9 @@ func TestMessagesOfATopicAreSentInOrderWhateverIsNotTaken(t *testing.T) {
 			<-time.After(24 * time.Hour) // the bubble's
 			synctest.Wait()
 			cancel()
-			<-ended
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("seed %d: ended with %v", seed, err)
+			}
 			if len(box.left()) != 0 || len(taken) != 200 || most > maxFlying || most < 2 {
 				t.Errorf("seed %d: %d taken, %d at once", seed, len(taken), most)
 			}

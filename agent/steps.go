@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/reconcile"
 	"dunlin.dev/dunlin/fleet/wire"
 )
@@ -104,6 +105,7 @@ func (m *manager) activate(ctx context.Context, s reconcile.Step) error {
 	if err := a.store.Put(map[string][]byte{attemptArea + s.Application: []byte(s.Release)}); err != nil {
 		return err
 	}
+	crash.At("activate")
 	d, err := a.deploy(ctx, rel, true)
 	if err == nil {
 		if err = a.serve(ctx, d); err != nil {

@@ -35,3 +35,10 @@ func cycles(n int) int {
 	}
 	return n
 }
+
+// A board that is killed anywhere in an update serves a whole version afterwards, takes the next one, and loses no reading.
+func TestAnUpdateThatIsKilledAnywhereLeavesAWholeVersionAndLosesNoReading(t *testing.T) {
+	if err := proveUpdates(t.Context(), t.TempDir(), 1, os.Stdout); err != nil {
+		t.Error(err)
+	}
+}

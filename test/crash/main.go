@@ -4,7 +4,7 @@
 // not, as MQTT has it. A handler sums them, and publishes each entry on the board's bus; another trigger sums those. The agent is
 // killed (SIGKILL) after a random number of acknowledgements, or at a named point of its code (agent/internal/crash). At the
 // end, when nothing waits any more, the sums, the counts and the dead letters must be exactly those of what the sensors have an
-// acknowledgement for.
+// acknowledgement for. Then a board of a real fleet is killed at each point of an update, once for each 200 cycles.
 package main
 
 import (
@@ -55,7 +55,13 @@ func run(o options, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if err := prove(ctx, dir, o, os.Stdout); err != nil {
+	err = prove(ctx, dir, o, os.Stdout)
+	if folder := filepath.Join(dir, "updates"); err == nil && o.bin == "" && o.mosquitto == "" {
+		if err = os.Mkdir(folder, 0o700); err == nil {
+			err = proveUpdates(ctx, folder, max(1, o.cycles/200), os.Stdout)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("%w; the agent's folder and log are in %s", err, dir)
 	}
 	if keep {

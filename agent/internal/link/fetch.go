@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/fleet/wire"
 )
@@ -211,5 +212,9 @@ func assemble(to Content, o wire.Offer) error {
 		return fmt.Errorf("decode %s: %w", o.Kind, err)
 	}
 	defer dec.Close()
+	if o.Kind == wire.EncodingZstdPatch {
+		crash.At("patch")
+		defer crash.At("patched")
+	}
 	return to.PutBlob(o.Target.String(), o.Size, io.LimitReader(dec, o.Size+1))
 }
