@@ -143,6 +143,7 @@ func (a *Agent) join(f Fleet) error {
 	a.requests = newRequests(a)
 	a.link = link.New(link.Config{
 		URL: f.URL, Fleet: f.Name, Device: f.Device, Token: trimmed(token),
+		KeepAlive: a.cfg.keepAlive,
 		Silence:   a.cfg.silence,
 		Now:       a.now,
 		Hello:     a.hello,

@@ -16,7 +16,7 @@ import (
 func newBus(cfg Config, box *inbox.Box, now func() time.Time, log *slog.Logger) bus {
 	switch {
 	case cfg.Bus.URL != "":
-		return mqtttrigger.NewClient(mqtttrigger.ClientConfig{URL: cfg.Bus.URL, ClientID: cfg.busClient(), Inbox: box, Now: now}, log)
+		return mqtttrigger.NewClient(mqtttrigger.ClientConfig{URL: cfg.Bus.URL, ClientID: cfg.busClient(), Inbox: box, Now: now, KeepAlive: cfg.keepAlive}, log)
 	case cfg.Bus.Listen == off:
 		return noBus{}
 	}

@@ -45,9 +45,10 @@ type Config struct {
 	keep  time.Duration // KeepRemoved; negative: for ever
 
 	// Tests have less patience.
-	silence time.Duration                                    // link.Config's Silence
-	look    time.Duration                                    // at the disk, at least so often; 0: a minute
-	rest    func(failures int, jitter float64) time.Duration // of a release that failed; nil: reconcile.Backoff
+	silence   time.Duration                                    // link.Config's Silence
+	keepAlive time.Duration                                    // of both brokers' connections
+	look      time.Duration                                    // at the disk, at least so often; 0: a minute
+	rest      func(failures int, jitter float64) time.Duration // of a release that failed; nil: reconcile.Backoff
 
 	// The system's clock, and whether something disciplines it. Tests set theirs.
 	system func() time.Time

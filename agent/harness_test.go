@@ -25,7 +25,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen; nothing is decided by it but failure.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 const (
 	app      = "trial"

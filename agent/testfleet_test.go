@@ -120,7 +120,9 @@ func (f *testFleet) listen(address string) {
 	caps := mqtt.NewDefaultServerCapabilities()
 	caps.MaximumMessageExpiryInterval = 0
 	f.address = l.Addr().String()
+	f.mu.Lock()
 	f.broker = mqtt.New(&mqtt.Options{InlineClient: true, Capabilities: caps, SysTopicResendInterval: math.MaxInt32, Logger: slog.New(slog.DiscardHandler)})
+	f.mu.Unlock()
 	must(f.t, f.broker.AddHook(&openDoor{}, nil))
 	must(f.t, f.broker.AddListener(listeners.NewNet("fleet", l)))
 	must(f.t, f.broker.Serve())
@@ -163,17 +165,29 @@ func (f *testFleet) listen(address string) {
 // openDoor lets everybody in: a fleet that plays false is not kept out of its own broker.
 type openDoor struct{ mqtt.HookBase }
 
-func (openDoor) Provides(b byte) bool                                    { return b == mqtt.OnConnectAuthenticate || b == mqtt.OnACLCheck }
+func (openDoor) Provides(b byte) bool {
+	return b == mqtt.OnConnectAuthenticate || b == mqtt.OnACLCheck || b == mqtt.OnConnect
+}
+
+// OnConnect: a board of a test is sooner than the broker in noticing that nothing comes.
+func (openDoor) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
+	cl.State.Keepalive = min(cl.State.Keepalive, 1) * 60
+	return nil
+}
+
 func (openDoor) OnConnectAuthenticate(*mqtt.Client, packets.Packet) bool { return true }
 func (openDoor) OnACLCheck(*mqtt.Client, string, bool) bool              { return true }
 
 // down ends the broker; listen with the same address brings another.
 func (f *testFleet) down() {
-	if f.broker != nil {
-		if err := f.broker.Close(); err != nil {
+	f.mu.Lock()
+	broker := f.broker
+	f.broker = nil
+	f.mu.Unlock()
+	if broker != nil {
+		if err := broker.Close(); err != nil {
 			f.t.Error(err)
 		}
-		f.broker = nil
 	}
 }
 
@@ -339,15 +353,19 @@ func (f *testFleet) answer() {
 		if f.tamper != nil {
 			frames = f.tamper(g, frames)
 		}
+		broker := f.broker
 		f.mu.Unlock()
+		if broker == nil {
+			continue // nobody is owed an answer then
+		}
 		for _, frame := range frames {
 			b, err := wire.MarshalFrame(frame)
 			if err != nil {
 				f.t.Error(err)
 				continue
 			}
-			// The broker may be gone: nobody is owed an answer then.
-			if err := f.broker.Publish(f.topic(wire.ChannelBlock), b, false, 0); err != nil && !errors.Is(err, io.EOF) {
+			// The broker may be gone.
+			if err := broker.Publish(f.topic(wire.ChannelBlock), b, false, 0); err != nil && !errors.Is(err, io.EOF) {
 				f.t.Logf("answer: %v", err)
 			}
 		}

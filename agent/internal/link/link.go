@@ -28,7 +28,8 @@ type Config struct {
 	Device string
 	Token  string // the fleet's join token
 
-	Silence time.Duration // how long an answer may make no progress before its request is given up; 0 is 30 s: the fleet takes up to 20 s to make an encoding
+	KeepAlive time.Duration // how long the connection may be silent before the server is asked whether it is there; 0 is a minute
+	Silence   time.Duration // how long an answer may make no progress before its request is given up; 0 is 30 s: the fleet takes up to 20 s to make an encoding
 
 	Now func() time.Time // what certificates are held against; nil: time.Now
 
@@ -64,7 +65,7 @@ type Link struct {
 
 // New makes a Link; Run connects it.
 func New(cfg Config, log *slog.Logger) *Link {
-	cfg.Silence = cmp.Or(cfg.Silence, 30*time.Second)
+	cfg.Silence, cfg.KeepAlive = cmp.Or(cfg.Silence, 30*time.Second), cmp.Or(cfg.KeepAlive, time.Minute)
 	return &Link{cfg: cfg, log: log, detail: "not connected yet", pending: map[uint32]*exchange{}}
 }
 
@@ -119,7 +120,7 @@ func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 		SetCleanSession(true). // desired is retained and reports are whole states: nothing is lost with the session
 		SetAutoReconnect(false).
 		SetOrderMatters(true). // a newer desired state must not be overtaken by an older one; receive never blocks
-		SetKeepAlive(60*time.Second).SetPingTimeout(20*time.Second).SetWriteTimeout(30*time.Second).SetConnectTimeout(20*time.Second).
+		SetKeepAlive(l.cfg.KeepAlive).SetPingTimeout(min(20*time.Second, l.cfg.KeepAlive)).SetWriteTimeout(30*time.Second).SetConnectTimeout(min(20*time.Second, l.cfg.KeepAlive)).
 		SetBinaryWill(l.topic(wire.ChannelState), will, 1, true).
 		SetTLSConfig(&tls.Config{Time: l.cfg.Now}).
 		SetCustomOpenConnectionFn(mqttconn.Opener(wire.MaxMessageBytes + 1<<10)).

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -31,6 +32,8 @@ type ClientConfig struct {
 	Inbox    *inbox.Box
 	Now      func() time.Time // what certificates are held against; nil: time.Now
 	Limits   Limits
+
+	KeepAlive time.Duration // how long a connection may be silent before the broker is asked whether it is there; 0: 30 s
 }
 
 // Client is a session with an outside broker and the source of its messages. The session is persistent: the broker keeps
@@ -81,7 +84,7 @@ func NewClient(cfg ClientConfig, log *slog.Logger) *Client {
 		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, cfg.Inbox, log), ready: make(chan struct{}), changed: make(chan struct{}, 1),
 		received: map[uint16]*receipt{}, granted: map[string]byte{},
 	}
-	c.cfg.Limits = cfg.Limits.Complete()
+	c.cfg.Limits, c.cfg.KeepAlive = cfg.Limits.Complete(), cmp.Or(cfg.KeepAlive, 30*time.Second)
 	c.setStatus(trigger.Stopped, "not started")
 	return c
 }
@@ -166,7 +169,7 @@ func (c *Client) session(ctx context.Context, u *url.URL) (held time.Duration, e
 func (c *Client) options(u *url.URL, conn *connection) *paho.ClientOptions {
 	o := paho.NewClientOptions().AddBroker(u.String()).SetClientID(c.cfg.ClientID).SetProtocolVersion(4).SetCleanSession(false).
 		SetAutoReconnect(false).SetConnectRetry(false).SetResumeSubs(false).
-		SetConnectTimeout(brokerTimeout).SetWriteTimeout(brokerTimeout).SetKeepAlive(30 * time.Second).SetPingTimeout(brokerTimeout).
+		SetConnectTimeout(c.patience()).SetWriteTimeout(brokerTimeout).SetKeepAlive(c.cfg.KeepAlive).SetPingTimeout(c.patience()).
 		SetTLSConfig(&tls.Config{Time: c.cfg.Now}).
 		SetCustomOpenConnectionFn(mqttconn.Opener(c.cfg.Limits.MaxPacket)).
 		SetAutoAckDisabled(true).
@@ -182,6 +185,9 @@ func (c *Client) options(u *url.URL, conn *connection) *paho.ClientOptions {
 	}
 	return o
 }
+
+// patience with a broker that is asked something.
+func (c *Client) patience() time.Duration { return min(brokerTimeout, c.cfg.KeepAlive) }
 
 // wait for a paho token, the connection's end or ctx's.
 func wait(ctx context.Context, conn *connection, t paho.Token) error {
@@ -261,7 +267,7 @@ func (c *Client) subscribe(ctx context.Context, conn *connection) error {
 		}
 	}
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeoutCause(ctx, brokerTimeout, errors.New("no answer"))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience(), errors.New("no answer"))
 	defer cancel()
 	if len(remove) > 0 {
 		if err := wait(ctx, conn, conn.Unsubscribe(remove...)); err != nil {
