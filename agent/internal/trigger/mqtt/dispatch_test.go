@@ -32,7 +32,7 @@ func TestEveryMessageThatIsTakenIsEndedOnce(t *testing.T) {
 			// A subscription that is removed and comes back is a new one: it may begin while the old one's event ends.
 			removes := seed%2 == 0
 			var running sync.Map // topic of a binding, while it is handled
-			handle := func(_ context.Context, e *trigger.Event) error {
+			handle := func(ctx context.Context, e *trigger.Event) error {
 				key := e.Trigger + " " + e.MQTT.Topic
 				if _, twice := running.LoadOrStore(key, true); twice && !removes {
 					t.Errorf("seed %d: two events of %s at once", seed, key)
@@ -48,6 +48,18 @@ func TestEveryMessageThatIsTakenIsEndedOnce(t *testing.T) {
 					panic("bug")
 				case 3:
 					return errors.New("failed")
+				case 4, 5, 6: // its effects have their place before its end
+					ends, err := e.Ends(ctx)
+					if err != nil {
+						return err
+					}
+					running.Delete(key)
+					ends.Placed(new(int))
+					time.Sleep(time.Duration(chance(50)) * time.Millisecond) //nolint:forbidigo // synctest's clock
+					if chance(4) == 0 {
+						ends.Placed(nil)
+						return errors.New("commit failed")
+					}
 				}
 				return nil
 			}
