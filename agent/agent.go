@@ -32,6 +32,9 @@ import (
 // drainTime is how long a version that is replaced, or a source that stops, may finish what it began.
 const drainTime = 10 * time.Second
 
+// startTime is how long a start takes to be over, with all that it does once.
+const startTime = 10 * time.Second
+
 // Agent is one board's daemon.
 type Agent struct {
 	cfg    Config
@@ -222,7 +225,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		group.Go(func() error { return a.requests.run(ctx) })
 		group.Go(func() error { return a.reporter(ctx) })
 	}
-	group.Go(func() error { a.code.VerifyAll(ctx); return nil })
+	group.Go(func() error {
+		a.code.VerifyAll(ctx)
+		select {
+		case <-time.After(startTime):
+			engine.Trim()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	group.Go(func() error { return a.watch(ctx) })
 	group.Go(func() error { return a.saveGood(ctx) })
 	group.Go(func() error { return a.watchDisk(ctx) })

@@ -80,8 +80,33 @@ func (b *bench) restart(ctx context.Context, cached bool) (err error) {
 		return err
 	}
 	b.http, b.bus = m[1], m[2]
-	_, err = b.board.Line(ctx, `fleet link is up`)
-	return err
+	if _, err = b.board.Line(ctx, `fleet link is up`); err != nil {
+		return err
+	}
+	return idle(ctx, b.board)
+}
+
+// idle waits until a process has done nothing for a while: a start isn't over while it verifies its compiled code.
+func idle(ctx context.Context, p *process.Process) error {
+	const look, long = 50 * time.Millisecond, 6 // looks in a row
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	last, same := time.Duration(-1), 0
+	for same < long {
+		used, err := process.CPU(p.PID())
+		if err != nil {
+			return err
+		}
+		if same++; used != last {
+			last, same = used, 0
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 func eachFile(path string, do func(*os.File) error) error {

@@ -20,6 +20,7 @@ const (
 	jsEvents, jsWarm           = 1000, 50
 	durableEvents, durableWarm = 300, 10
 	smallCopies, smallBoards   = 20, 6
+	growthBoards               = 3
 	jsBoards                   = 12
 	fsyncs                     = 50
 )
@@ -281,9 +282,9 @@ func (b *bench) cold(ctx context.Context) error {
 	if err := b.push(ctx, "copies", "1.0.0", "trigger.http = ["+triggers+"]\n"+components, files); err != nil {
 		return err
 	}
-	var samples []time.Duration
+	var samples, rested []time.Duration
 	var growth []float64
-	for board := range smallBoards {
+	for board := range smallBoards + growthBoards {
 		if err := b.restart(ctx, true); err != nil {
 			return err
 		}
@@ -291,39 +292,39 @@ func (b *bench) cold(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var at0, at3, at13 process.Usage
-		if board == smallBoards-1 { // once is enough: it is a mean of twenty
-			if at0, err = watch(ctx, b.board, 2*time.Second); err != nil {
-				return err
-			}
-		}
+		var memory [smallCopies + 1]process.Usage // before so many were used
+		looks := board >= smallBoards
 		for i := range smallCopies {
+			look := looks && (i == 0 || i == 3 || i == 13)
+			if look {
+				if memory[i], err = watch(ctx, b.board, 2*time.Second); err != nil {
+					return err
+				}
+			}
 			first, _, err := c.get(request(fmt.Sprintf("/copy%d", i)), 404, "not found\n")
 			if err != nil {
 				return err
 			}
-			samples = append(samples, first)
-			switch i {
-			case 2:
-				at3, err = watch(ctx, b.board, 2*time.Second)
-			case 12:
-				at13, err = watch(ctx, b.board, 2*time.Second)
-			}
-			if err != nil {
-				return err
+			switch {
+			case look:
+				rested = append(rested, first)
+			case !looks:
+				samples = append(samples, first)
 			}
 		}
-		if board == smallBoards-1 {
-			at20, err := watch(ctx, b.board, 5*time.Second)
-			if err != nil {
+		if looks {
+			growth = append(growth, float64(memory[13].PSS-memory[3].PSS)/10)
+		}
+		if board == smallBoards+growthBoards-1 { // once is enough: it is a mean of twenty
+			if memory[smallCopies], err = watch(ctx, b.board, 5*time.Second); err != nil {
 				return err
 			}
-			b.figure("twenty_idle_private", float64(at20.Private-at0.Private)/smallCopies/1e6, "MB")
+			b.figure("twenty_idle_private", float64(memory[smallCopies].Private-memory[0].Private)/smallCopies/1e6, "MB")
 		}
 		c.close()
-		growth = append(growth, float64(at13.PSS-at3.PSS)/10)
 	}
 	b.figure("cold_small_p99", micros(samples, 0.99), "us")
+	b.figure("cold_small_after_rest_p50", micros(rested, 0.5), "us")
 	b.figure("per_component_pss", quantile(growth, 0.5)/1e6, "MB")
 	note("cold small p50 %.0f us; growth a component %.0f bytes", micros(samples, 0.5), growth)
 	return nil

@@ -38,12 +38,13 @@
 //	echo_1m_peak_growth, _32m_  1      how much more memory the board has at most, while such a body goes through /echo
 //	together_http_rate, _mqtt_rate  3 s  requests and messages a second of one board that has both at once, without durable effects: 8
 //	                                   connections with a request under way each, 8 publishers with 16 messages of QoS 1
-//	per_component_pss         6        median, a process each: 3 copies of hello-http used once, then 10 more; a tenth of the growth
+//	per_component_pss         3        median, a process each: 3 copies of hello-http used once, then 10 more; a tenth of the growth
 //	twenty_idle_private       1        private memory (private pages, clean and dirty) of a board with 20 copies of hello-http used once,
 //	                                   less that with none of them used, a handler
-//	cold_small_p99            120      6 fresh boards, 20 copies of hello-http (own digests, compiled before, files in the page cache):
+//	cold_small_p99            120      6 fresh boards that have come to rest, 20 copies of hello-http (own digests, compiled before, files in the page cache):
 //	                                   the first request ever to each, on a connection in use, to its first byte
-//	cold_js_p99               24       12 fresh boards, 2 versions of the JS handler: the same
+//	cold_small_after_rest_p50  9       median: the same after 2 s in which nothing was asked
+//	cold_js_p99               24       12 fresh boards that have come to rest, 2 versions of the JS handler: the same
 //	boot_first_event_20_handlers  6  median: a board with 20 handlers, compiled before, and no network, its files on the disk (no page in
 //	                                   the cache): from the start of the agent to the end of the first answer
 //	up_first_event_small, _js 6        median: from the start of dunlin up, its code compiled before, to the end of the first answer

@@ -209,6 +209,28 @@ func Wakes(pid int) (int, error) {
 	return sum, nil
 }
 
+// CPU is the time that the process pid has run for, in the kernel's ticks of 10 ms: utime and stime of proc_pid_stat(5).
+func CPU(pid int) (time.Duration, error) {
+	file := fmt.Sprintf("/proc/%d/stat", pid)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	fields := strings.Fields(string(text[strings.LastIndex(string(text), ")")+1:])) // the name before may hold anything
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("read %s: %d fields", file, len(fields))
+	}
+	for _, field := range fields[11:13] {
+		ticks, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, fmt.Errorf("read %s: %w", file, err)
+		}
+		sum += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return sum, nil
+}
+
 // kilobytes reads the values of lines "Name:   123 kB", in bytes.
 func kilobytes(path string, names ...string) ([]int64, error) {
 	text, err := os.ReadFile(path)
