@@ -31,6 +31,10 @@ func (s *Store) Compact() (freed int64, err error) {
 	if err != nil || !before.Worthwhile() && !crash.Eager {
 		return 0, err
 	}
+	return s.replace(before)
+}
+
+func (s *Store) replace(before Stats) (freed int64, err error) {
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	if err := s.usable(); err != nil {

@@ -78,6 +78,15 @@ func powerRun(dir string) {
 			continue
 		}
 		say("%v %d", powerDurability(i), i)
+		if i == powerEvents/3 || i == powerEvents*2/3 {
+			before, err := s.Stats()
+			if err == nil {
+				_, err = s.replace(before)
+			}
+			if err != nil {
+				say("error %d: compact: %v", i, err)
+			}
+		}
 		if i%3 == 0 {
 			say("delivered %d", i-1)
 			if err := s.Delivered(uint64(i - 1)); err != nil {
