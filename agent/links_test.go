@@ -267,3 +267,36 @@ func TestLinksThatFailInAnyOrderLoseAndDoubleNothing(t *testing.T) {
 		})
 	}
 }
+
+// The own bus, whose port is another program's at boot: the rest works meanwhile, and it comes by itself when the port is free.
+func TestTheOwnBusComesWhenItsPortIsFree(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	b := boardOf(t, f)
+	f.install(f.push("1.0.0", counter, func(r *wire.Release) {
+		counting(r)
+		r.Triggers.HTTP[0].Route = "/count"
+	}))
+	b.stop()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	b.cfg.Bus.Listen, b.cfg.Listen = taken.Addr().String(), b.http
+	freed := make(chan error, 1)
+	go func() {
+		for !strings.Contains(b.get("/.well-known/dunlin/health"), `"mqtt":"degraded: `) || !strings.Contains(b.get("/count"), `"mqtt":0,`) {
+			<-time.After(5 * time.Millisecond)
+		}
+		freed <- taken.Close()
+	}()
+	b.start() // until all that is to listen does
+	must(t, <-freed)
+	sensor := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + b.bus).SetClientID("sensor"))
+	if tok := sensor.Connect(); !tok.WaitTimeout(patience) || tok.Error() != nil {
+		t.Fatal(tok.Error())
+	}
+	defer sensor.Disconnect(0)
+	if tok := sensor.Publish("in/a", 1, false, "x"); !tok.WaitTimeout(patience) || tok.Error() != nil {
+		t.Fatal(tok.Error())
+	}
+	eventually(t, "the message is counted", func() bool { return strings.Contains(b.get("/count"), `"mqtt":1,`) })
+}

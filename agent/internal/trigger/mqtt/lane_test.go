@@ -71,10 +71,10 @@ func read(t *testing.T, s *store.Store, key string) string {
 	return string(v)
 }
 
-func newBoxOf(t *testing.T) (*store.Store, *inbox.Box) {
+func newBoxOf(t *testing.T, l inbox.Limits) (*store.Store, *inbox.Box) {
 	t.Helper()
 	s := storetest.Open(t)
-	box, err := inbox.Open(s, inbox.Limits{}, quiet)
+	box, err := inbox.Open(s, l, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func numbers(n int) string {
 // With a batch of 200 ms for each message, a topic alone had five messages a second.
 func TestTheMessagesOfATopicShareABatchAndKeepTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, box := newBoxOf(t)
+		s, box := newBoxOf(t, inbox.Limits{})
 		d := newDispatcher(Limits{}, box, quiet)
 		batch := func() store.Durability { return store.Batch }
 		if _, err := d.set([]Subscription{{ID: "a", Filter: "#", QoS: 1, Handle: committed(s, batch, func(tx *store.Tx, e *trigger.Event) error {
@@ -136,7 +136,7 @@ func TestATopicsEventsTakeEffectInOrderAndOnceWhateverFails(t *testing.T) {
 				defer mu.Unlock()
 				return random.IntN(n)
 			}
-			s, box := newBoxOf(t)
+			s, box := newBoxOf(t, inbox.Limits{})
 			d := newDispatcher(Limits{QueueMessages: 40, Workers: 16}, box, quiet)
 			durability := func() store.Durability { return store.Durability(chance(3)) }
 			const topics, each = 4, 60
