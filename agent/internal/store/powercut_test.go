@@ -79,12 +79,8 @@ func powerRun(dir string) {
 		}
 		say("%v %d", powerDurability(i), i)
 		if i == powerEvents/3 || i == powerEvents*2/3 {
-			before, err := s.Stats()
-			if err == nil {
-				_, err = s.replace(before)
-			}
-			if err != nil {
-				say("error %d: compact: %v", i, err)
+			if err := compactAnyway(s); err != nil {
+				say("error %d: %v", i, err)
 			}
 		}
 		if i%3 == 0 {
