@@ -53,7 +53,7 @@ type Broker struct {
 	pending  map[packetKey]*publication
 	inflight map[string]int                  // of pending, by client id
 	twins    map[*mochi.Client]*mochi.Client // forward for a client under its id, past the hook
-	receipts map[packetKey]struct{}          // that are in the inbox, or will be
+	receipts map[packetKey]bool              // of QoS 2, that are in the inbox or will be: whether the message has been handled
 }
 
 // packetKey names a publication for as long as its packet id is taken.
@@ -74,7 +74,7 @@ type publication struct {
 func NewBroker(cfg BrokerConfig, log *slog.Logger) *Broker {
 	b := &Broker{
 		cfg: cfg, log: log, queue: newDispatcher(cfg.Limits, cfg.Inbox, log), ready: make(chan struct{}), stopping: make(chan struct{}),
-		pending: map[packetKey]*publication{}, inflight: map[string]int{}, twins: map[*mochi.Client]*mochi.Client{}, receipts: map[packetKey]struct{}{},
+		pending: map[packetKey]*publication{}, inflight: map[string]int{}, twins: map[*mochi.Client]*mochi.Client{}, receipts: map[packetKey]bool{},
 	}
 	b.cfg.Limits = cfg.Limits.Complete()
 	b.setStatus(trigger.Stopped, "not started")
@@ -275,6 +275,9 @@ func (b *Broker) take(cl *mochi.Client, pk packets.Packet) bool {
 		return true
 	}
 	p, known := b.begin(server, cl, pk)
+	if p == nil {
+		b.acknowledge(server, cl, pk)
+	}
 	if known {
 		return true
 	}
@@ -296,13 +299,14 @@ func (b *Broker) take(cl *mochi.Client, pk packets.Packet) bool {
 		case <-timeout.C:
 			b.log.Warn("close connection: no room for its message", "client", cl.ID, "topic", m.Topic)
 		}
-		b.end(p)
+		b.end(p, false)
 		cl.Stop(errors.New("no room in the queue"))
 		return true
 	}
 }
 
-// begin notes a publication. known: it is under way already, and this connection gets the acknowledgement.
+// begin notes a publication. known: it is under way already, and this connection gets the acknowledgement; or, where p is nil, it has been
+// handled, and its packet id not been let go of. mochi tells the same from its sessions, but for the moment in which a connection takes one over.
 func (b *Broker) begin(server *mochi.Server, cl *mochi.Client, pk packets.Packet) (p *publication, known bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -310,6 +314,9 @@ func (b *Broker) begin(server *mochi.Server, cl *mochi.Client, pk packets.Packet
 	if p := b.pending[key]; p != nil && (p.client == cl || pk.FixedHeader.Dup) {
 		p.client = cl
 		return p, true
+	}
+	if pk.FixedHeader.Qos == 2 && b.receipts[key] {
+		return nil, true
 	}
 	twin := b.twins[cl]
 	if twin == nil {
@@ -338,12 +345,15 @@ func (b *Broker) crowded(p *publication) <-chan struct{} {
 	return b.queue.wait()
 }
 
-// end forgets p and says which connection to acknowledge to.
-func (b *Broker) end(p *publication) *mochi.Client {
+// end forgets p, which was handled or found no room, and says which connection to acknowledge to.
+func (b *Broker) end(p *publication, handled bool) *mochi.Client {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.pending[p.key] == p {
 		delete(b.pending, p.key)
+	}
+	if _, kept := b.receipts[p.key]; kept && handled {
+		b.receipts[p.key] = true
 	}
 	if b.inflight[p.key.client]--; b.inflight[p.key.client] <= 0 {
 		delete(b.inflight, p.key.client)
@@ -363,14 +373,18 @@ func (b *Broker) finish(p *publication) {
 	if err := server.InjectPacket(p.twin, pk); err != nil {
 		b.log.Warn("forward message", "topic", pk.TopicName, "error", err)
 	}
+	b.acknowledge(server, b.end(p, true), pk)
+}
+
+// acknowledge a message that has been handled.
+func (b *Broker) acknowledge(server *mochi.Server, cl *mochi.Client, pk packets.Packet) {
 	ack := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID, Created: time.Now().Unix()}
 	if pk.FixedHeader.Qos == 2 {
 		ack.FixedHeader.Type = packets.Pubrec
 	}
-	cl := b.end(p)
 	if pk.FixedHeader.Qos == 2 {
 		// mochi answers repeats of the PUBLISH, and the PUBREL, from what is in flight for the session.
-		if now, ok := server.Clients.Get(p.key.client); ok {
+		if now, ok := server.Clients.Get(cl.ID); ok {
 			cl = now
 		}
 		if cl.State.Inflight.Set(ack) {

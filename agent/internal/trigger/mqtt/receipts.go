@@ -19,7 +19,7 @@ func (b *Broker) receive(cl *mochi.Client, pk packets.Packet) trigger.Ends {
 		return trigger.Ends{}
 	}
 	b.mu.Lock()
-	b.receipts[packetKey{cl.ID, pk.PacketID}] = struct{}{}
+	b.receipts[packetKey{cl.ID, pk.PacketID}] = false
 	b.mu.Unlock()
 	return trigger.Ends{Rows: []trigger.Row{inbox.Receipt(cl.ID, pk.PacketID)}}
 }
@@ -43,7 +43,7 @@ func (b *Broker) remember(server *mochi.Server) error {
 		cl.Properties.ProtocolVersion = 4
 		for _, id := range ids {
 			b.mu.Lock()
-			b.receipts[packetKey{session, id}] = struct{}{}
+			b.receipts[packetKey{session, id}] = true
 			b.mu.Unlock()
 			cl.State.Inflight.Set(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pubrec}, PacketID: id, Created: time.Now().Unix()})
 			atomic.AddInt64(&server.Info.Inflight, 1)
