@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,10 +29,10 @@ func TestAQueueOfPoisonEventsIsGivenUpOneByOneAndHoldsUpItsOwnTopicOnly(t *testi
 			t.Fatal(err)
 		}
 		const poison = letters + 50
-		acknowledged := 0
+		var acknowledged atomic.Int64
 		offer := func(topic, payload string) {
 			for {
-				full := d.offer(offered{message: &trigger.Message{Topic: topic, Payload: []byte(payload), QoS: 1}, done: func() { acknowledged++ }})
+				full := d.offer(offered{message: &trigger.Message{Topic: topic, Payload: []byte(payload), QoS: 1}, done: func() { acknowledged.Add(1) }})
 				if full == nil {
 					return
 				}
@@ -49,8 +50,8 @@ func TestAQueueOfPoisonEventsIsGivenUpOneByOneAndHoldsUpItsOwnTopicOnly(t *testi
 		}
 		time.Sleep(24 * time.Hour) //nolint:forbidigo // synctest's clock
 		synctest.Wait()
-		if c := box.Counts(); c.Dead != letters || c.DeadDropped != 50 || c.Waiting != 0 || acknowledged != poison+1 || d.bytes != 0 {
-			t.Errorf("%+v, %d acknowledged, %d bytes left over", c, acknowledged, d.bytes)
+		if c := box.Counts(); c.Dead != letters || c.DeadDropped != 50 || c.Waiting != 0 || acknowledged.Load() != poison+1 || d.bytes != 0 {
+			t.Errorf("%+v, %d acknowledged, %d bytes left over", c, acknowledged.Load(), d.bytes)
 		}
 		offer("bad", "again")
 		offer("good", "2")
@@ -69,9 +70,9 @@ func TestIDsThatRepeatForEverAndIDsThatNeverDoCostABoundedNumberOfRows(t *testin
 	synctest.Test(t, func(t *testing.T) {
 		s, box := newBoxOf(t, inbox.Limits{})
 		d := newDispatcher(Limits{}, box, quiet)
-		effects := 0
+		var effects atomic.Int64
 		durability := func() store.Durability { return store.Memory }
-		handle := committed(s, durability, func(*store.Tx, *trigger.Event) error { effects++; return nil })
+		handle := committed(s, durability, func(*store.Tx, *trigger.Event) error { effects.Add(1); return nil })
 		id, err := wire.ParseMessageID("topic:1")
 		if err != nil {
 			t.Fatal(err)
@@ -94,8 +95,8 @@ func TestIDsThatRepeatForEverAndIDsThatNeverDoCostABoundedNumberOfRows(t *testin
 		for range 5000 {
 			offer("same")
 		}
-		if effects != 1 || d.count().Repeated != 4999 || rows() != 1 {
-			t.Errorf("%d effects, %+v, %d rows", effects, d.count(), rows())
+		if effects.Load() != 1 || d.count().Repeated != 4999 || rows() != 1 {
+			t.Errorf("%d effects, %+v, %d rows", effects.Load(), d.count(), rows())
 		}
 		for i := range 5 * inbox.Window {
 			offer(fmt.Sprint("other", i))
