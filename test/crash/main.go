@@ -148,12 +148,12 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 	for cycle := range o.cycles {
 		point := points[random.IntN(len(points))]
 		acks, nth := random.IntN(100), 1+random.IntN(5)
-		if slices.Contains([]string{"activated", "bury", "compact", "compacted"}, point) { // these are rare
-			nth = 1
-		}
 		patience := time.Second / 2
 		if cycle%20 == 9 { // long enough to give up what fails, which holds up its topic, and to get far
 			patience, acks, nth = 4*time.Second, acks*100, nth*500
+		}
+		if slices.Contains([]string{"activated", "bury", "compact", "compacted"}, point) { // these are rare
+			nth = 1
 		}
 		b.kill()
 		if err := b.start(ctx, fmt.Sprintf("%s:%d", point, nth)); err != nil && !errors.Is(err, errKilled) {
