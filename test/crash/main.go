@@ -73,36 +73,6 @@ func run(o options, keep bool) error {
 // points of the agent's code where it may be killed; "" is anywhere.
 var points = []string{"", "accept", "accepted", "handled", "commit", "committed", "acknowledge", "released", "delivered", "bury", "activated", "compact", "compacted"}
 
-const manifest = `dunlin_manifest_version = 1
-[application]
-name = "proof"
-version = "1.0.0"
-[[trigger.http]]
-route = "/..."
-component = "ledger"
-[[trigger.mqtt]]
-topic = "in/+"
-qos = 2
-component = "ledger"
-[[trigger.mqtt]] # readings for two triggers go through the inbox
-topic = "in/1"
-qos = 2
-component = "ledger"
-[[trigger.mqtt]]
-topic = "id/+"
-qos = 1
-message_id = "json:/id"
-component = "ledger"
-[[trigger.mqtt]]
-topic = "ledger/+/+"
-qos = 1
-component = "ledger"
-[component.ledger]
-source = "ledger.wasm"
-key_value_stores = ["default"]
-publish = ["ledger/#"]
-`
-
 // prove runs the cycles in dir, and says at the end what came of them.
 func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 	fmt.Fprintf(out, "seed %d\n", o.seed)
@@ -115,7 +85,7 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 			return fmt.Errorf("build dunlin: %w", err)
 		}
 	}
-	err := errors.Join(os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(manifest), 0o600), os.WriteFile(filepath.Join(dir, "ledger.wasm"), guests.Ledger, 0o600))
+	err := errors.Join(os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(readings.Manifest("proof", "1.0.0")), 0o600), os.WriteFile(filepath.Join(dir, "ledger.wasm"), guests.Ledger, 0o600))
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"dunlin.dev/dunlin/test/guests"
@@ -131,7 +130,7 @@ func (u *updates) start(ctx context.Context, crash string) (err error) {
 func (u *updates) push(ctx context.Context, version int, wait bool) error {
 	folder := u.path(fmt.Sprintf("app-%d", version))
 	section := fmt.Appendf([]byte{0, 12, 5, 'p', 'r', 'o', 'o', 'f'}, "%06d", version)
-	manifest := regexp.MustCompile(`(?m)^name = .*\nversion = .*$`).ReplaceAllString(manifest, fmt.Sprintf("name = \"proof\"\nversion = \"1.0.%d\"", version))
+	manifest := readings.Manifest("proof", fmt.Sprintf("1.0.%d", version))
 	err := errors.Join(os.Mkdir(folder, 0o700), os.WriteFile(filepath.Join(folder, "ledger.wasm"), append(append([]byte{}, guests.Ledger...), section...), 0o600),
 		os.WriteFile(filepath.Join(folder, "dunlin.toml"), []byte(manifest), 0o600))
 	if err != nil {

@@ -48,36 +48,6 @@ func run(length time.Duration) error {
 	return os.RemoveAll(dir)
 }
 
-const manifest = `dunlin_manifest_version = 1
-[application]
-name = "soak"
-version = "1.0.0"
-[[trigger.http]]
-route = "/..."
-component = "ledger"
-[[trigger.mqtt]]
-topic = "in/+"
-qos = 2
-component = "ledger"
-[[trigger.mqtt]] # readings for two triggers go through the inbox
-topic = "in/1"
-qos = 2
-component = "ledger"
-[[trigger.mqtt]]
-topic = "id/+"
-qos = 1
-message_id = "json:/id"
-component = "ledger"
-[[trigger.mqtt]]
-topic = "ledger/+/+"
-qos = 1
-component = "ledger"
-[component.ledger]
-source = "ledger.wasm"
-key_value_stores = ["default"]
-publish = ["ledger/#"]
-`
-
 const settling = 5 * time.Minute // until nothing waits: what fails holds up its topic for two seconds
 
 // soaked is an agent under load.
@@ -92,7 +62,7 @@ func soak(ctx context.Context, dir string, length time.Duration, out io.Writer) 
 	s := &soaked{dir: dir, bin: filepath.Join(dir, "dunlin"), out: out}
 	build := exec.CommandContext(ctx, "go", "build", "-o", s.bin, "dunlin.dev/dunlin/fleet/cmd/dunlin")
 	build.Stderr = os.Stderr
-	err := errors.Join(build.Run(), os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(manifest), 0o600), os.WriteFile(filepath.Join(dir, "ledger.wasm"), guests.Ledger, 0o600))
+	err := errors.Join(build.Run(), os.WriteFile(filepath.Join(dir, "dunlin.toml"), []byte(readings.Manifest("soak", "1.0.0")), 0o600), os.WriteFile(filepath.Join(dir, "ledger.wasm"), guests.Ledger, 0o600))
 	if err != nil {
 		return err
 	}
