@@ -64,8 +64,8 @@ func (a *Agent) busFinding(ctx context.Context) wire.Finding {
 		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: "none: bus.listen is off"}
 	default:
 		l := mqtttrigger.Limits{}.Complete()
-		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: fmt.Sprintf("the agent's own: of QoS 1 and 2 it drops nothing, publishers wait; of QoS 0 the oldest of more than %d messages "+
-			"for one trigger, %d bytes for all; retained messages and the sessions of other subscribers end with the agent", l.QueueMessages, l.QueueBytes)}
+		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: fmt.Sprintf("the agent's own: for handlers it drops nothing of QoS 1 and 2, publishers wait; of QoS 0 the oldest of more than %d messages "+
+			"for one trigger, %d bytes for all; for other subscribers it may drop what they are too slow to take; their sessions, and retained messages, end with the agent", l.QueueMessages, l.QueueBytes)}
 	}
 	facts, err := mqtttrigger.Survey(ctx, a.cfg.Bus.URL, a.now)
 	if err != nil {
