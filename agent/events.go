@@ -32,8 +32,8 @@ func (a *Agent) events(after uint64, n int) (wire.Events, error) {
 	if err != nil {
 		return wire.Events{}, err
 	}
-	c := a.inbox.Counts()
-	out := wire.Events{Waiting: c.Waiting, WaitingBytes: c.WaitingBytes, Left: c.Left, OutboxBytes: stats.Outbox, DeadDropped: c.DeadDropped, Dead: []wire.DeadEvent{},
+	c, up := a.inbox.Counts(), a.store.UplinkStats()
+	out := wire.Events{Waiting: c.Waiting, WaitingBytes: c.WaitingBytes, Left: c.Left, OutboxBytes: stats.Outbox, Uplinks: up.Messages, UplinkBytes: up.Bytes, DeadDropped: c.DeadDropped, Dead: []wire.DeadEvent{},
 		More: len(dead) > n}
 	for _, d := range dead[:min(len(dead), n)] {
 		out.Dead = append(out.Dead, deadEvent(d))

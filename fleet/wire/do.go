@@ -28,6 +28,8 @@ type Events struct {
 	WaitingBytes int64       `json:"waiting_bytes"`
 	Left         int         `json:"left,omitempty"` // of Waiting, events for triggers that are gone; they are handled when those are back
 	OutboxBytes  int64       `json:"outbox_bytes"`
+	Uplinks      int         `json:"uplinks,omitempty"` // messages and requests that wait for the fleet and for deferred hosts
+	UplinkBytes  int64       `json:"uplink_bytes,omitempty"`
 	DeadDropped  uint64      `json:"dead_dropped"` // dead letters that had to make room, since the agent started
 	Dead         []DeadEvent `json:"dead"`
 	More         bool        `json:"more,omitempty"` // there are more after the last of Dead
@@ -158,8 +160,8 @@ func (m *Done) check() error {
 
 // check: the names of a page grow, so that who follows pages comes to an end.
 func (m *Events) check() error {
-	if m.Waiting < 0 || m.Left < 0 || m.WaitingBytes < 0 || m.OutboxBytes < 0 || len(m.Dead) > MaxEventsPage || m.More && len(m.Dead) == 0 {
-		return fmt.Errorf("%d events wait with %d bytes, %d bytes in the outbox, %d dead letters (more: %t)", m.Waiting, m.WaitingBytes, m.OutboxBytes, len(m.Dead), m.More)
+	if m.Waiting < 0 || m.Left < 0 || m.WaitingBytes < 0 || m.OutboxBytes < 0 || m.Uplinks < 0 || m.UplinkBytes < 0 || len(m.Dead) > MaxEventsPage || m.More && len(m.Dead) == 0 {
+		return fmt.Errorf("%d events wait with %d bytes, %d bytes in the outbox, %d uplinks with %d, %d dead letters (more: %t)", m.Waiting, m.WaitingBytes, m.OutboxBytes, m.Uplinks, m.UplinkBytes, len(m.Dead), m.More)
 	}
 	last := uint64(0)
 	for i := range m.Dead {

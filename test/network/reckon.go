@@ -109,6 +109,8 @@ func (p *play) handled(ctx context.Context, b readings.Board, want uint64) error
 	}
 }
 
+var errNothing = errors.New("this run proves nothing")
+
 // happened is an error when the network was never bad, and the proof of nothing.
 func (p *play) happened(up, down tally, answered int, want readings.Books) error {
 	var missing []string
@@ -122,7 +124,7 @@ func (p *play) happened(up, down tally, answered int, want readings.Books) error
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("this run proves nothing: there was no %s", strings.Join(missing, ", no "))
+		return fmt.Errorf("%w: there was no %s", errNothing, strings.Join(missing, ", no "))
 	}
 	return nil
 }

@@ -67,6 +67,7 @@ type Board struct {
 type waits struct {
 	Waiting     int   `json:"waiting"`
 	OutboxBytes int64 `json:"outbox_bytes"`
+	UplinkBytes int64 `json:"uplink_bytes"`
 	Dead        []struct {
 		Event string `json:"event"`
 	} `json:"dead"`
@@ -101,7 +102,7 @@ func (b Board) Settled(ctx context.Context, patience time.Duration) (Books, erro
 		if err != nil {
 			return Books{}, err
 		}
-		if w.Waiting == 0 && w.OutboxBytes == 0 && line == last {
+		if w.Waiting == 0 && w.OutboxBytes == 0 && w.UplinkBytes == 0 && line == last {
 			same++
 		} else {
 			same = 0
@@ -113,7 +114,7 @@ func (b Board) Settled(ctx context.Context, patience time.Duration) (Books, erro
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return Books{}, fmt.Errorf("%w: %d events wait, %d bytes are in the outbox", context.Cause(ctx), w.Waiting, w.OutboxBytes)
+			return Books{}, fmt.Errorf("%w: %d events wait, %d bytes are in the outbox, %d for the fleet", context.Cause(ctx), w.Waiting, w.OutboxBytes, w.UplinkBytes)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -304,13 +305,14 @@ func TestReceiptsOutliveTheProcessUntilTheyAreReleased(t *testing.T) {
 	for _, r := range []struct {
 		session string
 		id      uint16
-	}{{"one", 1}, {"one", 0xffff}, {"two/../\x00", 7}} {
-		if err := accept(t, b, trigger.Ends{Rows: []trigger.Row{Receipt(r.session, r.id)}}, event(b, "a", "x")); err != nil {
+		mark    uint64
+	}{{"one", 1, 0}, {"one", 0xffff, 5}, {"two/../\x00", 7, 1 << 63}} {
+		if err := accept(t, b, trigger.Ends{Rows: []trigger.Row{Receipt(r.session, r.id, r.mark)}}, event(b, "a", "x")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	all, err := b.Receipts()
-	if err != nil || len(all) != 2 || len(all["one"]) != 2 || !slices.Equal(all["two/../\x00"], []uint16{7}) {
+	if err != nil || len(all) != 2 || !maps.Equal(all["one"], map[uint16]uint64{1: 0, 0xffff: 5}) || !maps.Equal(all["two/../\x00"], map[uint16]uint64{7: 1 << 63}) {
 		t.Fatalf("receipts %v, %v", all, err)
 	}
 	if err := b.Release("one", 1); err != nil {
@@ -319,7 +321,7 @@ func TestReceiptsOutliveTheProcessUntilTheyAreReleased(t *testing.T) {
 	if err := b.Forget("two/../\x00"); err != nil {
 		t.Fatal(err)
 	}
-	if all, _ := b.Receipts(); len(all) != 1 || !slices.Equal(all["one"], []uint16{0xffff}) {
+	if all, _ := b.Receipts(); len(all) != 1 || !maps.Equal(all["one"], map[uint16]uint64{0xffff: 5}) {
 		t.Errorf("receipts %v", all)
 	}
 }

@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -11,7 +12,8 @@ import (
 	"dunlin.dev/dunlin/agent/internal/trigger"
 )
 
-// receiptArea: "receipt/<session, hashed>/<packet id, 4 hex digits>"; the value is the session's name.
+// receiptArea: "receipt/<session, hashed>/<packet id, 4 hex digits>"; the value is the session's name, and where there is a mark, 0 (no
+// name has one) and the mark, in 8 bytes.
 const receiptArea = "receipt/"
 
 func receipts(session string) string {
@@ -20,14 +22,23 @@ func receipts(session string) string {
 }
 
 // Receipt is the row that tells a message of QoS 2 from its repeats, over a power cut, until its sender has let go of the
-// packet id (MQTT 3.1.1, 4.3.3). It is written with what makes the message durable.
-func Receipt(session string, packet uint16) trigger.Row {
-	return trigger.Row{Key: fmt.Sprintf("%s%04x", receipts(session), packet), Value: []byte(session)}
+// packet id (MQTT 3.1.1, 4.3.3). It is written with what makes the message durable. mark, made of the message, tells it from others that come
+// under this id; 0: nothing does.
+func Receipt(session string, packet uint16, mark uint64) trigger.Row {
+	value := []byte(session)
+	if mark != 0 {
+		value = binary.BigEndian.AppendUint64(append(value, 0), mark)
+	}
+	return trigger.Row{Key: receiptKey(session, packet), Value: value}
 }
 
-// Receipts that are kept, by session.
-func (b *Box) Receipts() (map[string][]uint16, error) {
-	all := map[string][]uint16{}
+func receiptKey(session string, packet uint16) string {
+	return fmt.Sprintf("%s%04x", receipts(session), packet)
+}
+
+// Receipts that are kept: by session and packet id, their marks.
+func (b *Box) Receipts() (map[string]map[uint16]uint64, error) {
+	all := map[string]map[uint16]uint64{}
 	for after := ""; ; {
 		rows, err := b.store.Scan(receiptArea, after, scanBatch)
 		if err != nil {
@@ -40,7 +51,14 @@ func (b *Box) Receipts() (map[string][]uint16, error) {
 				b.log.Error("a receipt can't be read", "record", r.Key)
 				continue
 			}
-			all[string(r.Value)] = append(all[string(r.Value)], uint16(id))
+			session, mark := r.Value, uint64(0)
+			if n := len(r.Value) - 9; n >= 0 && r.Value[n] == 0 {
+				session, mark = r.Value[:n], binary.BigEndian.Uint64(r.Value[n+1:])
+			}
+			if all[string(session)] == nil {
+				all[string(session)] = map[uint16]uint64{}
+			}
+			all[string(session)][uint16(id)] = mark
 		}
 		if len(rows) < scanBatch {
 			return all, nil
@@ -52,7 +70,7 @@ func (b *Box) Receipts() (map[string][]uint16, error) {
 func (b *Box) Release(session string, packets ...uint16) error {
 	rows := map[string][]byte{}
 	for _, p := range packets {
-		rows[Receipt(session, p).Key] = nil
+		rows[receiptKey(session, p)] = nil
 	}
 	if err := b.store.Put(rows); err != nil {
 		return fmt.Errorf("release packet ids: %w", err)

@@ -146,6 +146,9 @@ func (e *events) count(of string, all wire.Events) {
 	if all.Left > 0 {
 		fmt.Fprintf(e.env.Stderr, "%s%d of those wait for triggers that are gone, and are handled when they are back\n", of, all.Left)
 	}
+	if all.Uplinks > 0 {
+		fmt.Fprintf(e.env.Stderr, "%s%d messages and requests (%d bytes) wait for the fleet or for deferred hosts\n", of, all.Uplinks, all.UplinkBytes)
+	}
 	if all.DeadDropped > 0 {
 		fmt.Fprintf(e.env.Stderr, "%s%d more dead letters had to make room since the agent started\n", of, all.DeadDropped)
 	}

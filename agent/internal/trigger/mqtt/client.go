@@ -14,9 +14,7 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
-	"github.com/eclipse/paho.mqtt.golang/packets"
 
-	"dunlin.dev/dunlin/agent/internal/crash"
 	"dunlin.dev/dunlin/agent/internal/inbox"
 	"dunlin.dev/dunlin/agent/internal/mqttconn"
 	"dunlin.dev/dunlin/agent/internal/trigger"
@@ -51,7 +49,8 @@ type Client struct {
 	status   trigger.Status
 	conn     *connection         // nil while there is none
 	received map[uint16]*receipt // by packet id of the session
-	granted  map[string]byte     // what the session is subscribed to, as far as this process knows
+	ids      ids
+	granted  map[string]byte // what the session is subscribed to, as far as this process knows
 }
 
 // connection is one paho client; a new one is made for each, since paho keeps the tokens of a lost one for ever.
@@ -67,15 +66,6 @@ func (c *connection) lose(err error) {
 		c.err = err
 		close(c.lost)
 	})
-}
-
-// receipt is a message of QoS 1 or 2 from the time that it came until the session is done with its packet id.
-type receipt struct {
-	qos     byte
-	conn    *connection // on which it came last
-	ack     func()
-	handled bool
-	kept    bool // the inbox has a receipt of it, or will have
 }
 
 // NewClient makes a client; Run connects.
@@ -201,48 +191,6 @@ func wait(ctx context.Context, conn *connection, t paho.Token) error {
 	}
 }
 
-// remember the packet ids of QoS 2 that came in before the start.
-func (c *Client) remember() error {
-	all, err := c.cfg.Inbox.Receipts()
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, id := range all[c.cfg.ClientID] {
-		if c.received[id] == nil {
-			c.received[id] = &receipt{qos: 2, handled: true, kept: true}
-		}
-	}
-	return nil
-}
-
-// resume takes over what the broker knows of the session.
-func (c *Client) resume(conn *connection, present bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.conn = conn
-	if present {
-		return nil
-	}
-	// Packet ids start anew. What came on this connection already belongs to the new session.
-	var old []uint16
-	for id, r := range c.received {
-		if r.conn == conn {
-			continue
-		}
-		if r.kept {
-			old = append(old, id)
-		}
-		delete(c.received, id)
-	}
-	clear(c.granted)
-	if len(old) == 0 {
-		return nil
-	}
-	return c.cfg.Inbox.Release(c.cfg.ClientID, old...)
-}
-
 func (c *Client) leave(conn *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -318,7 +266,7 @@ func (c *Client) take(conn *connection, m paho.Message) {
 	o := offered{message: event, done: func() { c.handled(m.MessageID(), r) }}
 	if m.Qos() == 2 {
 		r.kept = true
-		o.ends.Rows = []trigger.Row{inbox.Receipt(c.cfg.ClientID, m.MessageID())}
+		o.ends.Rows = []trigger.Row{inbox.Receipt(c.cfg.ClientID, m.MessageID(), r.mark)}
 	}
 	if c.queue.offer(o) != nil {
 		// The broker sends it again in the next connection.
@@ -327,73 +275,6 @@ func (c *Client) take(conn *connection, m paho.Message) {
 		c.mu.Unlock()
 		conn.lose(errors.New("connection given up: no room in the queue"))
 	}
-}
-
-// receive notes a message of QoS 1 or 2. Not fresh: it is known, from an earlier connection of the session, and is
-// acknowledged here once it has been handled.
-func (c *Client) receive(conn *connection, m paho.Message) (r *receipt, fresh bool) {
-	c.mu.Lock()
-	r = c.received[m.MessageID()]
-	if r == nil || !m.Duplicate() || r.qos != m.Qos() {
-		r = &receipt{qos: m.Qos(), conn: conn, ack: m.Ack}
-		c.received[m.MessageID()] = r
-		c.mu.Unlock()
-		return r, true
-	}
-	r.conn, r.ack = conn, m.Ack // it is acknowledged here, be it one from before the start
-	handled := r.handled
-	c.mu.Unlock()
-	if handled {
-		c.handled(m.MessageID(), r)
-	}
-	return r, false
-}
-
-// handled acknowledges a message, if the connection that it came on is still there.
-func (c *Client) handled(id uint16, r *receipt) {
-	c.mu.Lock()
-	r.handled = true
-	ack := r.ack
-	up := r.conn == c.conn || c.conn == nil && r.conn.IsConnectionOpen()
-	current := c.received[id] == r
-	if up && current && r.qos == 1 {
-		delete(c.received, id)
-	}
-	c.mu.Unlock()
-	if up && current {
-		crash.At("acknowledge")
-		ack()
-	}
-}
-
-// released: the broker has the acknowledgement of a QoS 2 message, and may use its packet id again when it has the answer to
-// this, which paho sends after.
-func (c *Client) released(id uint16) {
-	c.mu.Lock()
-	r := c.received[id]
-	delete(c.received, id)
-	c.mu.Unlock()
-	if r == nil || !r.kept {
-		return
-	}
-	defer crash.At("released")
-	if err := c.cfg.Inbox.Release(c.cfg.ClientID, id); err != nil {
-		// A later message under this id overwrites the receipt.
-		c.log.Warn("a receipt stays behind", "cause", err)
-	}
-}
-
-// releases is a paho store that tells of PUBREL packets, which paho has no handler for.
-type releases struct {
-	*paho.MemoryStore
-	released func(id uint16)
-}
-
-func (s *releases) Put(key string, p packets.ControlPacket) {
-	if rel, ok := p.(*packets.PubrelPacket); ok && key[0] == 'i' {
-		s.released(rel.MessageID)
-	}
-	s.MemoryStore.Put(key, p)
 }
 
 // Publish sends m, which is taken when the broker has acknowledged it (QoS 0: when it is written). The board's own subscriptions get it

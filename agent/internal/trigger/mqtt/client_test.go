@@ -149,7 +149,7 @@ func TestAQoS2MessageIsHandledOnceOverALostAcknowledgement(t *testing.T) {
 	for _, lost := range []byte{pubrec, pubcomp} {
 		m := startMosquitto(t)
 		var cut atomic.Int32
-		p := startProxy(t, m.addr, func(kind byte) bool { return kind == lost && cut.Add(1) == 1 })
+		p := startProxy(t, m.addr, func(p []byte, _ *net.TCPConn) bool { return p[0]>>4 == lost && cut.Add(1) == 1 })
 		var got record
 		c, stop := startClient(t, p.Addr().String(), Subscription{ID: "a", Filter: "in", QoS: 2, Handle: got.handle})
 		ready(t, c)
@@ -168,8 +168,8 @@ func TestAQoS2MessageIsHandledOnceOverALostAcknowledgement(t *testing.T) {
 func TestAMessageThatComesAgainWhileItIsHandledIsHandledOnce(t *testing.T) {
 	m := startMosquitto(t)
 	var acks atomic.Int32
-	p := startProxy(t, m.addr, func(kind byte) bool {
-		if kind == 4 {
+	p := startProxy(t, m.addr, func(p []byte, _ *net.TCPConn) bool {
+		if p[0]>>4 == 4 {
 			acks.Add(1)
 		}
 		return false

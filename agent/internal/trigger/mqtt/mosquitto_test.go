@@ -2,12 +2,16 @@ package mqtt
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -81,16 +85,58 @@ func (m *mosquitto) stop() {
 	}
 }
 
+// unheard hands b's broker a packet on a connection that is reset before it can answer.
+func (m *mosquitto) unheard(t *testing.T, packet []byte, b *net.TCPConn) {
+	t.Helper()
+	waitFor(t, "mosquitto accepts", func() bool { return !m.backlog(t) })
+	if err := m.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Error(err)
+		return
+	}
+	waitFor(t, "mosquitto is stopped", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+		return err != nil || strings.Contains(string(stat), ") T ")
+	})
+	_, err := b.Write(packet)
+	if err := errors.Join(err, b.SetLinger(0), b.Close(), m.cmd.Process.Signal(syscall.SIGCONT)); err != nil {
+		t.Error(err)
+	}
+}
+
+// backlog reports whether connections wait to be accepted: proc_pid_net(5), where a listener's queue is theirs.
+func (m *mosquitto) backlog(t *testing.T) bool {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(m.addr)
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", n)) && f[3] == "0A" {
+			return !strings.HasSuffix(f[4], ":00000000")
+		}
+	}
+	t.Fatal("mosquitto does not listen")
+	return true
+}
+
 // proxy stands between a client and its broker, and can cut the connection.
 type proxy struct {
 	net.Listener
-	target string
-	conns  chan net.Conn
-	// swallow is asked about each packet to the broker, by its first byte; true: it is not passed on.
-	swallow func(kind byte) bool
+	target   string
+	conns    chan net.Conn
+	swallow  swallow
+	answered func(packet []byte) // is told of the broker's; nil: nobody is
 }
 
-func startProxy(t *testing.T, target string, swallow func(kind byte) bool) *proxy {
+// swallow is asked about each packet on its way to the broker; true: it is not passed on, and the connection is cut.
+type swallow func(packet []byte, broker *net.TCPConn) bool
+
+func startProxy(t *testing.T, target string, swallow swallow) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -119,30 +165,43 @@ func (p *proxy) pass(c net.Conn) {
 	defer b.Close()
 	p.conns <- c
 	go func() {
-		_, _ = io.Copy(c, b)
-		c.Close()
+		defer c.Close()
+		for r := bufio.NewReader(b); ; {
+			packet, err := shortPacket(r)
+			if err != nil {
+				return
+			}
+			if p.answered != nil {
+				p.answered(packet)
+			}
+			if _, err := c.Write(packet); err != nil {
+				return
+			}
+		}
 	}()
-	r := bufio.NewReader(c)
-	for {
-		head, err := r.ReadByte()
-		if err != nil {
+	for r := bufio.NewReader(c); ; {
+		packet, err := shortPacket(r)
+		if err != nil || p.swallow(packet, b.(*net.TCPConn)) {
 			return
 		}
-		size, err := r.ReadByte() // these packets are short
-		if err != nil || size > 127 {
-			return
-		}
-		body := make([]byte, size)
-		if _, err := io.ReadFull(r, body); err != nil {
-			return
-		}
-		if p.swallow(head >> 4) {
-			return // and the connection is cut
-		}
-		if _, err := b.Write(append([]byte{head, size}, body...)); err != nil {
+		if _, err := b.Write(packet); err != nil {
 			return
 		}
 	}
+}
+
+// shortPacket reads a packet of up to 127 bytes behind its length.
+func shortPacket(r *bufio.Reader) ([]byte, error) {
+	head, err := r.Peek(2)
+	if err != nil {
+		return nil, err
+	}
+	if head[1] > 127 {
+		return nil, fmt.Errorf("packet of type %d is long", head[0]>>4)
+	}
+	packet := make([]byte, 2+int(head[1]))
+	_, err = io.ReadFull(r, packet)
+	return packet, err
 }
 
 // refuser answers CONNECT with yes and SUBSCRIBE with no.

@@ -21,7 +21,7 @@ func (b *Broker) receive(cl *mochi.Client, pk packets.Packet) trigger.Ends {
 	b.mu.Lock()
 	b.receipts[packetKey{cl.ID, pk.PacketID}] = false
 	b.mu.Unlock()
-	return trigger.Ends{Rows: []trigger.Row{inbox.Receipt(cl.ID, pk.PacketID)}}
+	return trigger.Ends{Rows: []trigger.Row{inbox.Receipt(cl.ID, pk.PacketID, 0)}}
 }
 
 // lasting reports whether a client's session outlives its connection.
@@ -41,7 +41,7 @@ func (b *Broker) remember(server *mochi.Server) error {
 	for session, ids := range all {
 		cl := server.NewClient(nil, mochi.LocalListener, session, false)
 		cl.Properties.ProtocolVersion = 4
-		for _, id := range ids {
+		for id := range ids {
 			b.mu.Lock()
 			b.receipts[packetKey{session, id}] = true
 			b.mu.Unlock()
