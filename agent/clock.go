@@ -31,6 +31,19 @@ type lastGood struct {
 
 // time is the best guess of it, and how good the guess is. The system's clock counts while it is plausible.
 func (a *Agent) time() (time.Time, wire.ClockQuality) {
+	synced := a.cfg.synced()
+	now, plausible := a.known().Now(a.cfg.system(), synced)
+	switch {
+	case !plausible:
+		return now, wire.ClockUnsynced
+	case synced:
+		return now, wire.ClockSynced
+	}
+	return now, wire.ClockEstimated
+}
+
+// known is what the board knows of the time without its clock.
+func (a *Agent) known() trust.Clock {
 	c := trust.Clock{Build: a.cfg.Built}
 	if a.manager != nil {
 		a.manager.mu.Lock()
@@ -40,15 +53,7 @@ func (a *Agent) time() (time.Time, wire.ClockQuality) {
 	a.good.mu.Lock()
 	c.LastGood = a.good.at
 	a.good.mu.Unlock()
-	synced := a.cfg.synced()
-	now, plausible := c.Now(a.cfg.system(), synced)
-	switch {
-	case !plausible:
-		return now, wire.ClockUnsynced
-	case synced:
-		return now, wire.ClockSynced
-	}
-	return now, wire.ClockEstimated
+	return c
 }
 
 // qualities of a clock, as messages of the outbox keep them: never another order.

@@ -6,11 +6,13 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"dunlin.dev/dunlin/agent/internal/trigger"
 	mqtttrigger "dunlin.dev/dunlin/agent/internal/trigger/mqtt"
+	"dunlin.dev/dunlin/fleet/trust"
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
@@ -26,7 +28,11 @@ func (a *Agent) examined(ctx context.Context) []wire.Finding {
 	for _, s := range sources {
 		all = append(all, a.sourceFinding(s))
 	}
-	all = append(all, a.busFinding(ctx), a.storeFinding(), a.diskFinding(), a.folderFinding(), a.clockFinding(), a.fleetFinding(), a.watchdogFinding())
+	all = append(all, a.busFinding(ctx), a.storeFinding(), a.diskFinding(), folderFinding(a.cfg.State), a.clockFinding(), a.fleetFinding())
+	if a.manager != nil {
+		all = append(all, a.trustFinding())
+	}
+	all = append(all, a.watchdogFinding())
 	all = append(all, a.applicationFindings()...)
 	return append(all, a.eventsFinding(), a.outboxFinding())
 }
@@ -102,7 +108,7 @@ func (a *Agent) storeFinding() wire.Finding {
 	case st.Damaged > 0:
 		return warned(check, fmt.Sprintf("%d rows of the database are damaged and left out", st.Damaged), "the card may be dying: check it and replace it")
 	}
-	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: fmt.Sprintf("%.1f MB, of which %.1f MB hold nothing", float64(st.Bytes)/1e6, float64(st.Free)/1e6)}
+	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: fmt.Sprintf("%.1f MB, of which %.1f MB hold nothing; schema %d", float64(st.Bytes)/1e6, float64(st.Free)/1e6, st.Schema)}
 }
 
 func (a *Agent) diskFinding() wire.Finding {
@@ -118,22 +124,22 @@ func (a *Agent) diskFinding() wire.Finding {
 }
 
 // folderFinding: what is in the folder runs as the agent.
-func (a *Agent) folderFinding() wire.Finding {
+func folderFinding(state string) wire.Finding {
 	const check = "folder"
-	info, err := os.Stat(a.cfg.State)
+	info, err := os.Stat(state)
 	if err != nil {
 		return found(check, err, "", "")
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return warned(check, fmt.Sprintf("others may enter %s (mode %#o): they could change the code that runs", a.cfg.State, mode), "chmod 700 "+a.cfg.State)
+		return warned(check, fmt.Sprintf("others may enter %s (mode %#o): they could change the code that runs", state, mode), "chmod 700 "+state)
 	}
-	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: a.cfg.State}
+	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: state}
 }
 
 func (a *Agent) clockFinding() wire.Finding {
 	const check = "clock"
 	now, quality := a.time()
-	detail := fmt.Sprintf("%s, %s", now.UTC().Format("2006-01-02 15:04:05 UTC"), quality)
+	detail := fmt.Sprintf("%s, %s; never before %s", now.UTC().Format("2006-01-02 15:04:05 UTC"), quality, a.known().Floor().UTC().Format(time.DateOnly))
 	if quality == wire.ClockSynced {
 		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: detail}
 	}
@@ -160,7 +166,37 @@ func (a *Agent) fleetFinding() wire.Finding {
 	case strings.HasPrefix(a.cfg.Fleet.URL, "mqtt://"):
 		return warned(check, "connected to "+a.cfg.Fleet.URL+", without encryption: who is on the way reads what is sent, and the join token; nobody can have it run what isn't signed", "put TLS before the server and say mqtts:// in fleet.url")
 	}
-	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: "connected to " + a.cfg.Fleet.URL}
+	expires := a.link.CertificateExpires()
+	detail := fmt.Sprintf("connected to %s, whose certificate is good until %s", a.cfg.Fleet.URL, expires.UTC().Format(time.DateOnly))
+	if expires.Sub(a.now()) < soon/2 {
+		return warned(check, detail, "renew it on the server, or the board is cut off then; it runs on")
+	}
+	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: detail}
+}
+
+// soon is how long before its end a signature is worth a word: whoever has its key may be away.
+const soon = 30 * 24 * time.Hour
+
+// trustFinding tells until when what the fleet has signed is good.
+func (a *Agent) trustFinding() wire.Finding {
+	const check = "trust"
+	m := a.manager
+	m.mu.Lock()
+	root, targets, timestamp := m.expires[trust.Root], m.expires[trust.Targets], m.expires[trust.Timestamp]
+	m.mu.Unlock()
+	if targets.IsZero() {
+		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: "nothing that the fleet signed has come yet"}
+	}
+	day := func(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+	detail := fmt.Sprintf("the root is good until %s, the releases until %s, what the server vouched for last until %s", day(root), day(targets), day(timestamp))
+	now := a.now()
+	switch {
+	case targets.Sub(now) < soon:
+		return warned(check, detail, "on the laptop with the keys, push again, which signs the releases anew; what is installed runs on")
+	case !root.IsZero() && root.Sub(now) < soon:
+		return warned(check, detail, "sign a new root with the fleet's root key; what is installed runs on")
+	}
+	return wire.Finding{Check: check, Level: wire.LevelOK, Detail: detail}
 }
 
 func (a *Agent) watchdogFinding() wire.Finding {

@@ -35,7 +35,8 @@ type manager struct {
 	retryAt  time.Time // when it is judged again
 	frozen   bool
 	versions wire.TrustReport
-	root     []byte    // trusted, as it is stored
+	root     []byte // trusted, as it is stored
+	expires  map[trust.Role]time.Time
 	issued   time.Time // newest signed time: the clock's floor
 }
 
@@ -66,6 +67,10 @@ func (m *manager) learn() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.frozen, m.issued = m.guard.frozen, m.guard.state.Issued
+	m.expires = map[trust.Role]time.Time{}
+	for _, role := range []trust.Role{trust.Root, trust.Timestamp, trust.Targets} {
+		m.expires[role] = m.guard.state.Expires(role)
+	}
 	m.versions = versionsOf(m.guard.state)
 	if m.root = m.guard.state.Root; m.root == nil {
 		m.root = m.guard.root

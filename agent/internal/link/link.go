@@ -59,6 +59,7 @@ type Link struct {
 	lost    chan<- error // ends the connection
 	session string
 	detail  string // why it is down
+	expires time.Time
 	pending map[uint32]*exchange
 	nextID  uint32
 }
@@ -81,6 +82,20 @@ func (l *Link) Detail() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.detail
+}
+
+// CertificateExpires is when the certificate does that the server showed last; zero where it showed none.
+func (l *Link) CertificateExpires() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.expires
+}
+
+func (l *Link) noteCertificate(s tls.ConnectionState) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expires = s.PeerCertificates[0].NotAfter
+	return nil
 }
 
 // Run keeps the session up until ctx ends, reconnecting with a spread backoff. It returns ctx's error only.
@@ -122,7 +137,7 @@ func (l *Link) connected(ctx context.Context) (held time.Duration, err error) {
 		SetOrderMatters(true). // a newer desired state must not be overtaken by an older one; receive never blocks
 		SetKeepAlive(l.cfg.KeepAlive).SetPingTimeout(min(20*time.Second, l.cfg.KeepAlive)).SetWriteTimeout(30*time.Second).SetConnectTimeout(min(20*time.Second, l.cfg.KeepAlive)).
 		SetBinaryWill(l.topic(wire.ChannelState), will, 1, true).
-		SetTLSConfig(&tls.Config{Time: l.cfg.Now}).
+		SetTLSConfig(&tls.Config{Time: l.cfg.Now, VerifyConnection: l.noteCertificate}).
 		SetCustomOpenConnectionFn(mqttconn.Opener(wire.MaxMessageBytes + 1<<10)).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) {
 			select {

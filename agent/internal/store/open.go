@@ -120,26 +120,19 @@ func Open(dir string, log *slog.Logger, now func() time.Time) (_ *Store, err err
 	return s, nil
 }
 
+const lockName = "store.lock"
+
 // lockDir takes the lock that goes with dir for as long as the file is open, and leaves our process id in it.
 func lockDir(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "store.lock")
+	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder := "another process"
-		b := make([]byte, 32)
-		n, _ := f.ReadAt(b, 0)
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n]))); err == nil {
-			holder = fmt.Sprintf("process %d", pid)
-			if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
-				holder += " (" + strings.TrimSpace(string(comm)) + ")"
-			}
-		}
-		f.Close()
-		return nil, fmt.Errorf("%w by %s, which holds %s: stop it, or choose another directory", ErrInUse, holder, path)
+		defer f.Close()
+		return nil, fmt.Errorf("%w by %s, which holds %s: stop it, or choose another directory", ErrInUse, holder(f), path)
 	}
 	if err == nil {
 		err = f.Truncate(0)
@@ -152,6 +145,21 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return f, nil
+}
+
+// holder of a lock file.
+func holder(f *os.File) string {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil {
+		return "another process"
+	}
+	name := fmt.Sprintf("process %d", pid)
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
+		name += " (" + strings.TrimSpace(string(comm)) + ")"
+	}
+	return name
 }
 
 func temporary(path string) string { return path + ".tmp" }
@@ -288,8 +296,8 @@ func (s *Store) prepare(torn bool, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if version > uint32(len(migrations)) {
-		return fmt.Errorf("%w: schema %d, this program knows %d: install the version that wrote it, or a newer one", ErrNewer, version, len(migrations))
+	if err := known(version); err != nil {
+		return err
 	}
 	if version < uint32(len(migrations)) {
 		if err := s.update(func(tx *bolt.Tx) error { return migrate(tx, version) }); err != nil {

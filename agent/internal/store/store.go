@@ -127,6 +127,7 @@ type Stats struct {
 	Outbox  int64  // bytes that wait in the outbox at the last commit
 	Commits uint64 // syncs of the journal and commits of the database since Open
 	Dropped uint64 // messages dropped from a full outbox since Open
+	Schema  uint32 // of the rows
 	Damaged int    // rows that didn't match their checksum at Open
 }
 
@@ -145,6 +146,7 @@ func (s *Store) Stats() (Stats, error) {
 		Outbox:  s.outboxBytes.Load(),
 		Commits: s.commits.Load(),
 		Dropped: s.dropped.Load(),
+		Schema:  uint32(len(migrations)),
 		Damaged: s.damaged,
 	}, nil
 }

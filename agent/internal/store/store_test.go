@@ -75,6 +75,9 @@ func TestANewerStoreIsRefusedAndLeftAlone(t *testing.T) {
 				t.Fatalf("got %v, want ErrNewer with the path", err)
 			}
 			t.Log(err)
+			if _, err := Examine(dir); !errors.Is(err, ErrNewer) {
+				t.Errorf("examined: %v", err)
+			}
 			if after, err := os.ReadFile(storePath(dir)); !bytes.Equal(before, after) || err != nil {
 				t.Errorf("the file was changed: %v", err)
 			}

@@ -16,7 +16,13 @@ import (
 )
 
 // commands is the command table: the fleet's, and those that need the engine.
-var commands = append([]cli.Command{cli.Up(up), cli.Send(agent.ControlSocket), cli.Events(agent.ControlSocket), cli.Doctor(agent.ControlSocket), cli.Check}, cli.Commands()...)
+var commands = append([]cli.Command{cli.Up(up), cli.Send(agent.ControlSocket), cli.Events(agent.ControlSocket), cli.Doctor(board), cli.Check}, cli.Commands()...)
+
+// board is how the doctor sees agents.
+var board = cli.Board{Control: agent.ControlSocket, Stopped: agent.ExamineStopped, State: func(config string) (string, error) {
+	cfg, err := agent.LoadConfig(config)
+	return cfg.State, err
+}}
 
 // check looks into components with the engine that boards have. Compiled code is kept: a check is followed by others.
 func check(ctx context.Context, release wire.Release, components map[string][]byte, files map[string]string) error {

@@ -112,16 +112,27 @@ func runSend(ctx context.Context, env *Env, control string, args []string) error
 
 // controlClient talks to the agent whose state folder is state, or that of what runs from the manifest file.
 func controlClient(file, state, control string) (*http.Client, error) {
-	if state == "" {
-		app := application{file: file}
-		if err := app.find(); err != nil {
-			return nil, err
-		}
-		state = stateBeside(app.file)
+	state, err := stateOf(file, state)
+	if err != nil {
+		return nil, err
 	}
 	return &http.Client{Transport: &http.Transport{DialContext: dialControl(filepath.Join(state, control))},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
+
+// stateOf is the state folder that was named, or that of what runs from the manifest file.
+func stateOf(file, state string) (string, error) {
+	if state != "" {
+		return state, nil
+	}
+	app := application{file: file}
+	if err := app.find(); err != nil {
+		return "", err
+	}
+	return stateBeside(app.file), nil
+}
+
+var errNoAgent = errors.New("no agent listens on")
 
 // dialControl connects to an agent's socket, through its directory: a socket's path has 107 bytes at most.
 func dialControl(path string) func(context.Context, string, string) (net.Conn, error) {
@@ -136,7 +147,7 @@ func dialControl(path string) func(context.Context, string, string) (net.Conn, e
 			}
 		}
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, Hint(fmt.Errorf("no agent listens on %s", path), "start dunlin up first, or name an agent's folder with --state")
+			return nil, Hint(fmt.Errorf("%w %s", errNoAgent, path), "start dunlin up first, or name an agent's folder with --state")
 		}
 		return nil, fmt.Errorf("reach the agent: %w", err)
 	}

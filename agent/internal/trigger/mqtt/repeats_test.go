@@ -65,7 +65,7 @@ func TestAMessageThatMosquittoPublishesAgainAfterItsReleaseIsHandledOnce(t *test
 			waitFor(t, "its PUBCOMP is lost", func() bool { return !lost.Load() })
 			if restarted {
 				stop()
-				c, stop = startClientWith(t, box, p.Addr().String(), sub)
+				_, stop = startClientWith(t, box, p.Addr().String(), sub)
 			}
 			send() // it comes after what comes again
 			handled()
