@@ -70,8 +70,13 @@ func (a *Agent) busFinding(ctx context.Context) wire.Finding {
 		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: "none: bus.listen is off"}
 	default:
 		l := mqtttrigger.Limits{}.Complete()
-		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: fmt.Sprintf("the agent's own: for handlers it drops nothing of QoS 1 and 2, publishers wait; of QoS 0 the oldest of more than %d messages "+
-			"for one trigger, %d bytes for all; for other subscribers it may drop what they are too slow to take; their sessions, and retained messages, end with the agent", l.QueueMessages, l.QueueBytes)}
+		detail := fmt.Sprintf("the agent's own: for handlers it drops nothing of QoS 1 and 2, publishers wait; of QoS 0 the oldest of more than %d messages "+
+			"for one trigger, %d bytes for all; for other subscribers it may drop what they are too slow to take; their sessions, and retained messages, end with the agent", l.QueueMessages, l.QueueBytes)
+		if missed := a.bus.Counters().Missed; missed > 0 {
+			return warned(check, fmt.Sprintf("%s; it has dropped %d messages so since it started", detail, missed),
+				"see which subscriber on the bus is slow: handlers have missed none of QoS 1 and 2")
+		}
+		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: detail}
 	}
 	facts, err := mqtttrigger.Survey(ctx, a.cfg.Bus.URL, a.now)
 	if err != nil {

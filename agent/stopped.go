@@ -16,7 +16,7 @@ import (
 	"dunlin.dev/dunlin/fleet/wire"
 )
 
-// ErrNoBoard: there is no agent's folder to look at.
+// ErrNoBoard says that there is no agent's folder to look at.
 var ErrNoBoard = errors.New("no agent has run there")
 
 // ExamineStopped looks at a board whose agent doesn't run: at what is there, and what its start would meet. It changes nothing. config is the

@@ -15,11 +15,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-const (
-	connectTimeout = 10 * time.Second // from accept to CONNECT
-	writeTimeout   = 20 * time.Second // for each writeChunk
-	writeChunk     = 16 << 10
-)
+const connectTimeout = 10 * time.Second // from accept to CONNECT
 
 // Listener is mochi's listener over a socket that is open. A panic over one connection's bytes costs that connection only.
 type Listener struct {
@@ -37,7 +33,7 @@ type Listener struct {
 }
 
 // New takes l over, for as many connections at once; more are refused. id is the name of the listener in
-// server, which it is then added to.
+// server, which it is then added to. The server needs Pace too.
 func New(id string, l net.Listener, connections int, server *mochi.Server, log *slog.Logger) *Listener {
 	return &Listener{id: id, l: l, max: connections, server: server, log: log, open: map[net.Conn]struct{}{}, done: make(chan struct{})}
 }
@@ -109,7 +105,7 @@ func (l *Listener) serve(establish listeners.EstablishFn, c net.Conn) {
 	if err := c.SetReadDeadline(time.Now().Add(connectTimeout)); err != nil {
 		return
 	}
-	if err := establish(l.id, &conn{c}); err != nil {
+	if err := establish(l.id, newConn(c)); err != nil {
 		l.log.Debug("connection ended", "remote", c.RemoteAddr().String(), "error", err)
 	}
 }
@@ -141,22 +137,3 @@ func (l *Listener) Close(listeners.CloseFn) {
 	l.mu.Unlock()
 	l.serving.Wait()
 }
-
-// conn gives writes a deadline of their own: a reader that takes nothing can't hold a writer for longer, and one that is
-// slow but takes something keeps its connection.
-type conn struct{ net.Conn }
-
-func (c *conn) Write(b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		if err = c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return n, err
-		}
-		var m int
-		m, err = c.Conn.Write(b[n:min(len(b), n+writeChunk)])
-		n += m
-	}
-	return n, err
-}
-
-// SetDeadline is called by mochi at each packet read; it must not touch a write that is under way.
-func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }

@@ -71,7 +71,7 @@ func run(o options, keep bool) error {
 }
 
 // points of the agent's code where it may be killed; "" is anywhere.
-var points = []string{"", "accept", "accepted", "handled", "commit", "committed", "acknowledge", "released", "delivered", "bury", "activated", "compact", "compacted"}
+var points = []string{"", "accept", "accepted", "handled", "commit", "committed", "acknowledge", "released", "delivered", "bury", "activated", "compacting", "compact", "compacted"}
 
 // prove runs the cycles in dir, and says at the end what came of them.
 func prove(ctx context.Context, dir string, o options, out io.Writer) error {
@@ -122,7 +122,7 @@ func prove(ctx context.Context, dir string, o options, out io.Writer) error {
 		if cycle%20 == 9 { // long enough to give up what fails, which holds up its topic, and to get far
 			patience, acks, nth = 4*time.Second, acks*100, nth*500
 		}
-		if slices.Contains([]string{"activated", "bury", "compact", "compacted"}, point) { // these are rare
+		if slices.Contains([]string{"activated", "bury", "compacting", "compact", "compacted"}, point) { // these are rare
 			nth = 1
 		}
 		b.kill()

@@ -72,7 +72,7 @@ func (d *deferral) finish(trailers *fields) error {
 	if trailers != nil && len(trailers.header()) > 0 {
 		return d.end(errors.New("a deferred request has no trailers"))
 	}
-	return d.end(d.g.env.Deferrer.Defer(d.origin, d.request.encode()))
+	return d.end(d.g.note("wasi:http", d.g.env.Deferrer.Defer(d.origin, d.request.encode())))
 }
 
 func (d *deferral) abort(err error) { _ = d.end(err) }

@@ -168,7 +168,7 @@ func (g *Guest) publish(topic string, data []byte, qos byte, retain bool) (name 
 	if g.env.Publisher == nil {
 		return "connection", errors.New("there is no message bus here")
 	}
-	if err := g.env.Publisher.Publish(topic, data, qos, retain); err != nil {
+	if err := g.note("wasi:messaging", g.env.Publisher.Publish(topic, data, qos, retain)); err != nil {
 		return "other", err
 	}
 	return "", nil

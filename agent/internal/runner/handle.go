@@ -373,9 +373,12 @@ type effects struct {
 
 var errPayload = errors.New("value or message is too large")
 
-// note a conflict that a guest could mistake for a fault.
+// note what a guest could mistake for a fault: a conflict, or that it is over what one event may write.
 func (t *effects) note(err error) error {
 	t.conflict = t.conflict || errors.Is(err, store.ErrConflict)
+	if errors.Is(err, store.ErrTxTooLarge) {
+		return fmt.Errorf("%w: %w", &host.LimitError{Key: "event", Value: host.SizeText(store.MaxTx)}, err)
+	}
 	return err
 }
 

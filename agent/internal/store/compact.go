@@ -40,6 +40,7 @@ func (s *Store) replace(before Stats) (freed int64, err error) {
 	if err := s.usable(); err != nil {
 		return 0, fmt.Errorf("compact store %s: %w", s.path, err)
 	}
+	// What is kept free may be used meanwhile: more of it is there afterwards.
 	var fs unix.Statfs_t
 	if err := unix.Statfs(filepath.Dir(s.path), &fs); err == nil {
 		if room, need := int64(fs.Bavail)*int64(fs.Bsize), before.Bytes-before.Free+compactBytes; room < need { //nolint:unconvert // 32 bits wide on some boards
@@ -86,6 +87,7 @@ func copyInto(path string, src *bolt.DB) error {
 	}
 	dst.AllocSize = growBy
 	err = bolt.Compact(dst, src, compactBytes)
+	crash.At("compacting")
 	for range 2 { // so that neither meta page is one that names a free list, or is older than what was copied
 		if err == nil {
 			err = dst.Update(func(*bolt.Tx) error { return nil })

@@ -60,7 +60,7 @@ func (e *Examined) look(path string) error {
 		if err != nil {
 			return err
 		}
-		defer db.Close()
+		defer func() { _ = db.Close() }() // it was only read
 		return db.View(func(tx *bolt.Tx) (err error) {
 			if e.Schema, err = schemaOf(tx); err != nil {
 				return err

@@ -52,6 +52,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrTooLarge: over one of the limits.
 	ErrTooLarge = errors.New("too large")
+	// ErrTxTooLarge: over MaxTx. It is ErrTooLarge too.
+	ErrTxTooLarge = fmt.Errorf("transaction %w", ErrTooLarge)
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store is closed")
 	// ErrNoTransfer: no transfer of that target was begun, or it has ended.

@@ -151,7 +151,7 @@ func (t *Tx) write(k, value []byte) error {
 
 func (t *Tx) grow(n int) error {
 	if t.size+n > MaxTx {
-		return fmt.Errorf("%w: the event would write %d bytes in all, at most %d", ErrTooLarge, t.size+n, MaxTx)
+		return fmt.Errorf("%w: the event would write %d bytes in all, at most %d", ErrTxTooLarge, t.size+n, MaxTx)
 	}
 	t.size += n
 	return nil

@@ -153,6 +153,9 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 		Logger:                 slog.New(atLeast{b.log.Handler(), slog.LevelError}),
 		SysTopicResendInterval: 1 << 31, // seconds: nobody asks
 	})
+	if err := server.AddHook(&mqttlistener.Pace{}, nil); err != nil {
+		return nil, err
+	}
 	if err := server.AddHook(&hook{broker: b, housekeep: housekeeping(server, b.log)}, nil); err != nil {
 		return nil, err
 	}
@@ -195,7 +198,13 @@ func (b *Broker) setStatus(h trigger.Health, detail string) {
 }
 
 // Counters of the source.
-func (b *Broker) Counters() Counters { return b.queue.count() }
+func (b *Broker) Counters() Counters {
+	c := b.queue.count()
+	if server := b.server.Load(); server != nil {
+		c.Missed = uint64(atomic.LoadInt64(&server.Info.MessagesDropped) + atomic.LoadInt64(&server.Info.InflightDropped))
+	}
+	return c
+}
 
 // Publish hands m to the broker's subscribers, and to the board's own subscriptions; it is taken when those with QoS 1 or 2 have handled it.
 // Messages of one topic are handled in the order in which they are published. Without a broker the subscribers on the network get nothing

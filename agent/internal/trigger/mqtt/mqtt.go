@@ -61,6 +61,7 @@ type Counters struct {
 	Repeated uint64 // came again after they had taken effect
 	Retried  uint64 // attempts that are followed by another
 	Dropped  uint64 // not tried: the queue was full, or the subscription is gone
+	Missed   uint64 // by other subscribers of the agent's own broker, each too slow for it
 }
 
 // Limits of the queue between a broker and its handlers. Zero fields mean the defaults.

@@ -119,6 +119,13 @@ pub fn take(misdeed: &str) -> bool {
                 bucket.set(&i.to_string(), b"").expect("set");
             }
         }
+        // A gigabyte.
+        "kv-flood" => {
+            let bucket = store::open("default").expect("open store");
+            for i in 0..1024 {
+                bucket.set(&i.to_string(), &vec![b'x'; 1 << 20]).expect("set");
+            }
+        }
         "publish-bomb" => {
             let client = Client::connect("default").expect("connect");
             for i in 0.. {
