@@ -133,7 +133,7 @@ func (s *Store) RefusedUplink() {
 }
 
 // ShedOutbox drops messages of a lower priority than below, the lowest first and of each the oldest first, until as many bytes of rows
-// are gone; what a rule forbids to drop stays. freed is what there was, and is room in the database when it returns.
+// are gone; what a rule forbids to drop stays. freed is what there was, and is room in the database when it returns, if that can be written.
 func (s *Store) ShedOutbox(below Priority, bytes int64) (freed int64, err error) {
 	err = s.do(context.Background(), &job{with: func(g *grouping) error {
 		freed, err = g.shed(bytes, DroppedDisk, func(l *Lane) bool { return l.Priority < below && !l.class.Reject })
