@@ -21,7 +21,7 @@ func TestACommitWhoseRoomCanNotBeMadeHasHappened(t *testing.T) {
 			if t.Context().Err() != nil {
 				t.Fatal("nothing is queued")
 			}
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 	}
 	set := func(key string) chan error {
@@ -45,7 +45,9 @@ func TestACommitWhoseRoomCanNotBeMadeHasHappened(t *testing.T) {
 	if err := <-event; err != nil {
 		t.Errorf("the event is told that it failed: %v", err)
 	}
-	<-shed
+	if err := <-shed; err != nil {
+		t.Errorf("what was shed is told that it failed: %v", err)
+	}
 	if v, ok, err := s.Begin("app").Get("default", "event"); err != nil || !ok || string(v) != "1" {
 		t.Errorf("it reads %q, %v, %v", v, ok, err)
 	}
