@@ -66,6 +66,15 @@ func (b *Box) Receipts() (map[string]map[uint16]uint64, error) {
 	}
 }
 
+// Keep a receipt of its own; durable when it returns.
+func (b *Box) Keep(session string, packet uint16) error {
+	r := Receipt(session, packet, 0)
+	if err := b.store.Put(map[string][]byte{r.Key: r.Value}); err != nil {
+		return fmt.Errorf("keep receipt: %w", err)
+	}
+	return nil
+}
+
 // Release packet ids; durable when it returns.
 func (b *Box) Release(session string, packets ...uint16) error {
 	rows := map[string][]byte{}

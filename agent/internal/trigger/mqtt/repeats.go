@@ -13,8 +13,8 @@ import (
 //
 // For one of QoS 2 that should be when the broker releases the id. But Mosquitto, of which no version up to 2.0.20 is free of it, publishes a
 // released message again when a connection broke before it had repeated all its PUBRELs (4.3.3 forbids that). So the receipts of
-// those released last are kept, where the broker takes the ids in turn. One that takes a free id again at once may mean another message of
-// the same words by it, of which only the repeat arrived: there each receipt goes with its id's release.
+// those released last are kept, unless the broker is seen to take free ids again at once: such a one may mean another message of
+// the same words by it, of which only the repeat arrived. There each receipt goes with its id's release.
 type receipt struct {
 	qos      byte
 	mark     uint64      // of its topic and payload; 0: not known
@@ -27,24 +27,23 @@ type receipt struct {
 }
 
 const (
-	inTurn  = 64  // ids that came in turn say that the broker takes them so
-	keepIDs = 256 // released ids that are kept at least, and twice as many at most
-	maxStep = 32  // from one id to the next; more are not in turn
+	keepIDs = 256  // released ids that are kept at least, and twice as many at most
+	inTurn  = 4096 // ids in turn, more than any broker has under way, say that the broker takes them so, though it took one again
+	maxStep = 32   // from one id to the next; more are not in turn
+	noID    = 0    // its receipt says that the broker takes ids again
 )
 
 // ids is what is known of how the broker gives packet ids.
 type ids struct {
-	began    bool
+	again    bool // it takes free ones again at once
 	last     uint16
-	turns    int      // ids in turn
+	turns    int      // ids in turn, since it took one again
 	released []uint16 // those whose receipts are kept, and those from before the start, oldest first; some twice
 }
 
 // came notes the id of a message that is new.
 func (i *ids) came(id uint16, again bool) {
 	switch step := id - i.last; {
-	case !i.began:
-		i.began = true
 	case step > 0 && step <= maxStep:
 		i.turns = min(i.turns+1, inTurn)
 	case again: // how it came first nobody saw
@@ -72,13 +71,12 @@ func (c *Client) remember() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, mark := range all[c.cfg.ClientID] {
-		if c.received[id] == nil {
+		if id == noID {
+			c.ids.again = true
+		} else if c.received[id] == nil {
 			c.received[id] = &receipt{qos: 2, mark: mark, handled: true, kept: true, before: true}
 			c.ids.released = append(c.ids.released, id)
 		}
-	}
-	if len(c.ids.released) >= inTurn { // so many are kept of no other broker
-		c.ids.turns = inTurn
 	}
 	return nil
 }
@@ -101,6 +99,9 @@ func (c *Client) resume(conn *connection, present bool) error {
 			old = append(old, id)
 		}
 		delete(c.received, id)
+	}
+	if c.ids.again {
+		old = append(old, noID)
 	}
 	c.ids = ids{}
 	clear(c.granted)
@@ -133,15 +134,22 @@ func (c *Client) receive(conn *connection, m paho.Message) (r *receipt, fresh bo
 		}
 		return r, false
 	}
-	var stale []uint16
 	c.ids.came(id, m.Duplicate())
-	if r != nil && (r.released || r.before) { // not in turn, or 65,535 later
+	var stale []uint16
+	taken := r != nil && (r.released || r.before)
+	if taken {
 		stale = append(c.drop(len(c.ids.released), false), id)
-		c.ids.turns = 0
+		c.ids.again, c.ids.turns = true, 0
+	} else if c.ids.again && c.ids.turns == inTurn {
+		stale = []uint16{noID}
+		c.ids.again = false
 	}
 	r = &receipt{qos: m.Qos(), mark: mark, conn: conn, ack: m.Ack}
 	c.received[id] = r
 	c.mu.Unlock()
+	if taken {
+		c.stayBehind(c.cfg.Inbox.Keep(c.cfg.ClientID, noID))
+	}
 	c.stayBehind(c.forget(stale))
 	return r, true
 }
@@ -172,7 +180,7 @@ func (c *Client) released(id uint16) {
 	case r == nil:
 	case !r.kept:
 		delete(c.received, id)
-	case c.ids.turns < inTurn:
+	case c.ids.again:
 		delete(c.received, id)
 		stale = []uint16{id}
 	case !r.released:
@@ -203,10 +211,10 @@ func (c *Client) drop(n int, before bool) (stale []uint16) {
 	return stale
 }
 
-// stayBehind says that receipts do. A later message under such an id overwrites its receipt.
+// stayBehind says that receipts do, or are not there. A later message under such an id overwrites its receipt.
 func (c *Client) stayBehind(err error) {
 	if err != nil {
-		c.log.Warn("a receipt stays behind", "cause", err)
+		c.log.Warn("a receipt is not as it should be", "cause", err)
 	}
 }
 
