@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"hash/crc32"
+	"slices"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -36,6 +37,7 @@ const (
 // ids is what is known of how the broker gives packet ids.
 type ids struct {
 	again    bool // it takes free ones again at once
+	fresh    bool // a new message came: what was under way before the start has been repeated
 	last     uint16
 	turns    int      // ids in turn, since it took one again
 	released []uint16 // those whose receipts are kept, and those from before the start, oldest first; some twice
@@ -43,6 +45,7 @@ type ids struct {
 
 // came notes the id of a message that is new.
 func (i *ids) came(id uint16, again bool) {
+	i.fresh = i.fresh || !again
 	switch step := id - i.last; {
 	case step > 0 && step <= maxStep:
 		i.turns = min(i.turns+1, inTurn)
@@ -78,7 +81,20 @@ func (c *Client) remember() error {
 			c.ids.released = append(c.ids.released, id)
 		}
 	}
+	c.ids.released = inTurnFrom(c.ids.released)
 	return nil
+}
+
+// inTurnFrom gives ids in the order in which a broker that takes them in turn has: from behind the largest gap.
+func inTurnFrom(ids []uint16) []uint16 {
+	slices.Sort(ids)
+	first, gap := 0, uint16(0)
+	for i, id := range ids {
+		if d := id - ids[(i+len(ids)-1)%len(ids)]; d > gap {
+			first, gap = i, d
+		}
+	}
+	return append(slices.Clone(ids[first:]), ids[:first]...)
 }
 
 // resume takes over what the broker knows of the session.
@@ -126,7 +142,7 @@ func (c *Client) receive(conn *connection, m paho.Message) (r *receipt, fresh bo
 	c.mu.Lock()
 	r = c.received[id]
 	if r != nil && m.Duplicate() && r.qos == m.Qos() && (r.mark == mark || r.mark == 0) {
-		r.conn, r.ack = conn, m.Ack // it is acknowledged here, be it one from before the start
+		r.conn, r.ack, r.before = conn, m.Ack, false // it is acknowledged here, be it one from before the start
 		handled := r.handled
 		c.mu.Unlock()
 		if handled {
@@ -184,9 +200,9 @@ func (c *Client) released(id uint16) {
 		delete(c.received, id)
 		stale = []uint16{id}
 	case !r.released:
-		r.released = true
+		r.released, r.before = true, false
 		if c.ids.released = append(c.ids.released, id); len(c.ids.released) > 2*keepIDs {
-			stale = c.drop(keepIDs, true)
+			stale = c.drop(keepIDs, c.ids.fresh)
 		}
 	}
 	c.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"dunlin.dev/dunlin/agent/internal/inbox"
@@ -135,7 +136,7 @@ func (h hand) complete(id uint16) {
 }
 
 // accept a connection to the session.
-func accept(t *testing.T, l net.Listener, present bool) hand {
+func accept(t *testing.T, l net.Listener, present, subscribes bool) hand {
 	t.Helper()
 	conn, err := l.Accept()
 	if err != nil {
@@ -147,7 +148,7 @@ func accept(t *testing.T, l net.Listener, present bool) hand {
 	ack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
 	ack.SessionPresent = present
 	h.send(ack)
-	if !present {
+	if subscribes {
 		sub := want[*packets.SubscribePacket](h)
 		granted := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
 		granted.MessageID, granted.ReturnCodes = sub.MessageID, []byte{2}
@@ -157,7 +158,7 @@ func accept(t *testing.T, l net.Listener, present bool) hand {
 }
 
 // handStart is a client whose broker is the test.
-func handStart(t *testing.T, s *store.Store, box *inbox.Box) (hand, net.Listener) {
+func handStart(t *testing.T, s *store.Store, box *inbox.Box, present bool) (hand, net.Listener) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -165,7 +166,7 @@ func handStart(t *testing.T, s *store.Store, box *inbox.Box) (hand, net.Listener
 	}
 	t.Cleanup(func() { l.Close() })
 	_, _ = startClientWith(t, box, l.Addr().String(), Subscription{ID: "a", Filter: "in", QoS: 2, Handle: entered(s)})
-	return accept(t, l, false), l
+	return accept(t, l, present, true), l
 }
 
 // A broker may give a packet id to the next message as soon as it is free, and the first transmission of that one may be lost.
@@ -177,13 +178,13 @@ func TestAnotherMessageOfTheSameWordsUnderAnIDThatIsUsedAgainIsHandled(t *testin
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, box := newBoxOf(t, inbox.Limits{})
-			h, l := handStart(t, s, box)
+			h, l := handStart(t, s, box, false)
 			for _, id := range before {
 				h.publish(id, "on", false)
 				h.complete(id)
 			}
 			h.Close()
-			h = accept(t, l, true)
+			h = accept(t, l, true, false)
 			h.publish(before[len(before)-1], "on", true)
 			h.complete(before[len(before)-1])
 			if got := len(strings.Fields(read(t, s, "all"))); got != len(before)+1 {
@@ -200,9 +201,47 @@ func rising(n int) (ids []uint16) {
 	return ids
 }
 
+// A board that was killed does not know which of its receipts are of messages that are still under way.
+func TestWhatWasUnderWayAtAKillIsKnownHoweverManyReceiptsThereAre(t *testing.T) {
+	s, box := newBoxOf(t, inbox.Limits{})
+	const kept, under = 2 * keepIDs, 50
+	at := func(i int) uint16 { return uint16((65300+i)%65535 + 1) } // over the end of the ids
+	for i := range kept {
+		row := inbox.Receipt("board", at(i), markOf(message{payload: fmt.Sprint(i)}))
+		if err := s.Put(map[string][]byte{row.Key: row.Value}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, _ := handStart(t, s, box, true)
+	for i := range under {
+		h.publish(at(i), fmt.Sprint(i), true)
+		h.complete(at(i))
+	}
+	for i := range 2 {
+		h.publish(at(kept+i), "new", false)
+		h.complete(at(kept + i))
+	}
+	if got := read(t, s, "all"); got != "new new " {
+		t.Errorf("handled %q", got)
+	}
+	all, err := box.Receipts()
+	if err != nil || len(all["board"]) > 2*keepIDs || all["board"][at(kept+1)] == 0 {
+		t.Errorf("%d receipts are kept, %v", len(all["board"]), err)
+	}
+}
+
+// message is what markOf looks at.
+type message struct {
+	paho.Message
+	payload string
+}
+
+func (m message) Topic() string   { return "in" }
+func (m message) Payload() []byte { return []byte(m.payload) }
+
 func TestReceiptsOfReleasedMessagesAreBounded(t *testing.T) {
 	s, box := newBoxOf(t, inbox.Limits{})
-	h, _ := handStart(t, s, box)
+	h, _ := handStart(t, s, box, false)
 	const n = 3 * keepIDs
 	for _, id := range rising(n) {
 		h.publish(id, "x", false)
