@@ -140,6 +140,8 @@ type bench struct {
 	board *process.Process
 	http  string // the board's
 	bus   string
+
+	counted int // events that the board's counter should have
 }
 
 func (b *bench) run(ctx context.Context) (err error) {
