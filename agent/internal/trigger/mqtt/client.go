@@ -136,6 +136,12 @@ func (c *Client) session(ctx context.Context, u *url.URL) (held time.Duration, e
 		return 0, err
 	}
 	defer c.leave(conn)
+	if !c.ids.asked { // Run's goroutine alone writes it while none asks
+		asking, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); c.recognise(asking) }()
+		defer func() { cancel(); <-done }()
+	}
 	if err := c.subscribe(ctx, conn); err != nil {
 		return 0, err
 	}

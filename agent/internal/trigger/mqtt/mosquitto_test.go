@@ -68,10 +68,15 @@ func (m *mosquitto) start(t *testing.T) {
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "mosquitto listens", func() bool {
+	waitFor(t, "mosquitto answers", func() bool { // it listens before it can be stopped by a signal
 		c, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"))
 		if err == nil {
-			c.Close()
+			_, err = io.ReadFull(c, make([]byte, 4))
 		}
 		return err == nil
 	})

@@ -1,8 +1,10 @@
 package mqtt
 
 import (
+	"context"
 	"hash/crc32"
 	"slices"
+	"strings"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -14,8 +16,9 @@ import (
 //
 // For one of QoS 2 that should be when the broker releases the id. But Mosquitto, of which no version up to 2.0.20 is free of it, publishes a
 // released message again when a connection broke before it had repeated all its PUBRELs (4.3.3 forbids that). So the receipts of
-// those released last are kept, unless the broker is seen to take free ids again at once: such a one may mean another message of
-// the same words by it, of which only the repeat arrived. There each receipt goes with its id's release.
+// those that it released last are kept: it takes ids in turn, so that the same words under one of these are the same message.
+// Other brokers take a free id again at once, and may mean another message of the same words, of which they call even the first
+// transmission a repeat (mochi does): theirs go with their id's release.
 type receipt struct {
 	qos      byte
 	mark     uint64      // of its topic and payload; 0: not known
@@ -28,33 +31,16 @@ type receipt struct {
 }
 
 const (
-	keepIDs = 256  // released ids that are kept at least, and twice as many at most
-	inTurn  = 4096 // ids in turn, more than any broker has under way, say that the broker takes them so, though it took one again
-	maxStep = 32   // from one id to the next; more are not in turn
-	noID    = 0    // its receipt says that the broker takes ids again
+	keepIDs = 256 // released ids that are kept at least, and twice as many at most
+	noID    = 0   // its receipt says that the broker is Mosquitto
 )
 
-// ids is what is known of how the broker gives packet ids.
+// ids is what is known of the session's packet ids.
 type ids struct {
-	again    bool // it takes free ones again at once
-	fresh    bool // a new message came: what was under way before the start has been repeated
-	last     uint16
-	turns    int      // ids in turn, since it took one again
-	released []uint16 // those whose receipts are kept, and those from before the start, oldest first; some twice
-}
-
-// came notes the id of a message that is new.
-func (i *ids) came(id uint16, again bool) {
-	i.fresh = i.fresh || !again
-	switch step := id - i.last; {
-	case step > 0 && step <= maxStep:
-		i.turns = min(i.turns+1, inTurn)
-	case again: // how it came first nobody saw
-		return
-	default:
-		i.turns = 0
-	}
-	i.last = id
+	asked     bool     // what the broker is
+	mosquitto bool     // it is this one
+	fresh     bool     // a new message came: what was under way before the start has been repeated
+	released  []uint16 // those whose receipts are kept, and those from before the start, oldest first; some twice
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -75,7 +61,7 @@ func (c *Client) remember() error {
 	defer c.mu.Unlock()
 	for id, mark := range all[c.cfg.ClientID] {
 		if id == noID {
-			c.ids.again = true
+			c.ids.mosquitto = true
 		} else if c.received[id] == nil {
 			c.received[id] = &receipt{qos: 2, mark: mark, handled: true, kept: true, before: true}
 			c.ids.released = append(c.ids.released, id)
@@ -85,7 +71,7 @@ func (c *Client) remember() error {
 	return nil
 }
 
-// inTurnFrom gives ids in the order in which a broker that takes them in turn has: from behind the largest gap.
+// inTurnFrom gives ids in the order in which they were taken in turn: from behind the largest gap.
 func inTurnFrom(ids []uint16) []uint16 {
 	slices.Sort(ids)
 	first, gap := 0, uint16(0)
@@ -116,12 +102,33 @@ func (c *Client) resume(conn *connection, present bool) error {
 		}
 		delete(c.received, id)
 	}
-	if c.ids.again {
+	if c.ids.mosquitto { // it may be another now
 		old = append(old, noID)
 	}
 	c.ids = ids{}
 	clear(c.granted)
 	return c.forget(old)
+}
+
+// recognise the broker, by what it says of itself.
+func (c *Client) recognise(ctx context.Context) {
+	facts, err := survey(ctx, c.cfg.URL, c.cfg.Now, func(f Facts) bool { return f.Version != "" })
+	if err != nil || ctx.Err() != nil {
+		return // the next connection asks again
+	}
+	is := strings.HasPrefix(facts.Version, "mosquitto")
+	c.mu.Lock()
+	was := c.ids.mosquitto
+	c.ids.asked, c.ids.mosquitto = true, is
+	var stale []uint16
+	if was && !is {
+		stale = append(c.drop(len(c.ids.released), false), noID)
+	}
+	c.mu.Unlock()
+	if is && !was {
+		c.stayBehind(c.cfg.Inbox.Keep(c.cfg.ClientID, noID))
+	}
+	c.stayBehind(c.forget(stale))
 }
 
 // forget the receipts of packet ids.
@@ -150,22 +157,14 @@ func (c *Client) receive(conn *connection, m paho.Message) (r *receipt, fresh bo
 		}
 		return r, false
 	}
-	c.ids.came(id, m.Duplicate())
+	c.ids.fresh = c.ids.fresh || !m.Duplicate()
 	var stale []uint16
-	taken := r != nil && (r.released || r.before)
-	if taken {
+	if r != nil && (r.released || r.before) { // it takes ids again; Mosquitto does so when it was given an older state of its own
 		stale = append(c.drop(len(c.ids.released), false), id)
-		c.ids.again, c.ids.turns = true, 0
-	} else if c.ids.again && c.ids.turns == inTurn {
-		stale = []uint16{noID}
-		c.ids.again = false
 	}
 	r = &receipt{qos: m.Qos(), mark: mark, conn: conn, ack: m.Ack}
 	c.received[id] = r
 	c.mu.Unlock()
-	if taken {
-		c.stayBehind(c.cfg.Inbox.Keep(c.cfg.ClientID, noID))
-	}
 	c.stayBehind(c.forget(stale))
 	return r, true
 }
@@ -196,7 +195,7 @@ func (c *Client) released(id uint16) {
 	case r == nil:
 	case !r.kept:
 		delete(c.received, id)
-	case c.ids.again:
+	case !c.ids.mosquitto:
 		delete(c.received, id)
 		stale = []uint16{id}
 	case !r.released:

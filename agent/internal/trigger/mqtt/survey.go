@@ -28,6 +28,11 @@ const (
 
 // Survey asks a broker what it is, on a connection of its own that leaves no session. An error says that it can't be reached or refuses.
 func Survey(ctx context.Context, broker string, now func() time.Time) (Facts, error) {
+	return survey(ctx, broker, now, func(f Facts) bool { return f.Version != "" && f.Dropped != "" })
+}
+
+// survey until it is enough.
+func survey(ctx context.Context, broker string, now func() time.Time, enough func(Facts) bool) (Facts, error) {
 	var facts Facts
 	u, err := url.Parse(broker)
 	if err != nil {
@@ -35,7 +40,7 @@ func Survey(ctx context.Context, broker string, now func() time.Time) (Facts, er
 	}
 	told := make(chan paho.Message, 8)
 	conn := &connection{lost: make(chan struct{})}
-	o := paho.NewClientOptions().AddBroker(u.String()).SetClientID(fmt.Sprintf("dunlin-doctor-%08x", rand.Uint32())).SetProtocolVersion(4).SetCleanSession(true).
+	o := paho.NewClientOptions().AddBroker(u.String()).SetClientID(fmt.Sprintf("dunlin-asks-%08x", rand.Uint32())).SetProtocolVersion(4).SetCleanSession(true).
 		SetAutoReconnect(false).SetConnectRetry(false).SetConnectTimeout(surveyTime).SetWriteTimeout(surveyTime).
 		SetTLSConfig(&tls.Config{Time: now}).SetCustomOpenConnectionFn(mqttconn.Opener(Limits{}.Complete().MaxPacket)).
 		SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
@@ -59,7 +64,7 @@ func Survey(ctx context.Context, broker string, now func() time.Time) (Facts, er
 	if err := wait(ctx, conn, conn.SubscribeMultiple(map[string]byte{versionTopic: 0, droppedTopic: 0}, nil)); err != nil {
 		return facts, nil // a broker that tells nothing
 	}
-	for facts.Version == "" || facts.Dropped == "" {
+	for !enough(facts) {
 		select {
 		case m := <-told:
 			switch m.Topic() {
