@@ -94,7 +94,8 @@ func brokerFinding(f mqtttrigger.Facts) wire.Finding {
 	}
 	switch {
 	case f.Version == "":
-		return warned(check, "it doesn't say what it is; "+loses+dropped, "look for its limits of queued messages and of a session's life, and whether it keeps both over a restart")
+		return warned(check, "it doesn't say what it is; "+loses+dropped, "look for its limits of queued messages and of a session's life, and whether it keeps both over a restart; "+
+			"if it is Mosquitto, let the board read $SYS/broker/version: Mosquitto may repeat a message of QoS 2 after a broken connection, and the board looks out for that where it knows")
 	case strings.HasPrefix(f.Version, "mosquitto"):
 		return warned(check, f.Version+"; "+loses+dropped,
 			"in mosquitto.conf, set max_queued_messages (1000 for each client by default) and max_queued_bytes to what the board may be away for, or to 0; persistence true keeps its queues over a restart, and persistent_client_expiration must be longer than the board is away")
