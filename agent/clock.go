@@ -47,7 +47,7 @@ func (a *Agent) known() trust.Clock {
 	c := trust.Clock{Build: a.cfg.Built}
 	if a.manager != nil {
 		a.manager.mu.Lock()
-		c.Verified = a.manager.issued
+		c.Verified = a.manager.state.Issued
 		a.manager.mu.Unlock()
 	}
 	a.good.mu.Lock()

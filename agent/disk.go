@@ -42,15 +42,25 @@ func (a *Agent) look() (space.Disk, error) {
 }
 
 func (a *Agent) room() (space.Room, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(a.cfg.State, &fs); err != nil {
-		return space.Room{}, fmt.Errorf("ask for free space: %w", err)
+	room, err := roomUnder(a.cfg.State)
+	if err != nil {
+		return space.Room{}, err
 	}
 	st, err := a.store.Stats()
 	if err != nil {
 		return space.Room{}, err
 	}
-	return space.Room{Total: int64(fs.Blocks) * int64(fs.Bsize), Free: int64(fs.Bavail) * int64(fs.Bsize), Reusable: st.Free}, nil //nolint:unconvert // 32 bits wide on some boards
+	room.Reusable = st.Free
+	return room, nil
+}
+
+// roomUnder a directory, on its file system.
+func roomUnder(dir string) (space.Room, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return space.Room{}, fmt.Errorf("ask for free space of %s: %w", dir, err)
+	}
+	return space.Room{Total: int64(fs.Blocks) * int64(fs.Bsize), Free: int64(fs.Bavail) * int64(fs.Bsize)}, nil //nolint:unconvert // 32 bits wide on some boards
 }
 
 // fits says whether there is room, looking anew. A file system that can't be asked is no reason to refuse: the write will tell.

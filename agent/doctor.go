@@ -188,8 +188,9 @@ func (a *Agent) trustFinding() wire.Finding {
 	const check = "trust"
 	m := a.manager
 	m.mu.Lock()
-	root, targets, timestamp := m.expires[trust.Root], m.expires[trust.Targets], m.expires[trust.Timestamp]
+	state := m.state
 	m.mu.Unlock()
+	root, targets, timestamp := state.Expires(trust.Root), state.Expires(trust.Targets), state.Expires(trust.Timestamp)
 	if targets.IsZero() {
 		return wire.Finding{Check: check, Level: wire.LevelOK, Detail: "nothing that the fleet signed has come yet"}
 	}

@@ -35,9 +35,8 @@ type manager struct {
 	retryAt  time.Time // when it is judged again
 	frozen   bool
 	versions wire.TrustReport
-	root     []byte // trusted, as it is stored
-	expires  map[trust.Role]time.Time
-	issued   time.Time // newest signed time: the clock's floor
+	root     []byte      // trusted, as it is stored
+	state    trust.State // the guard's; its newest signed time is the clock's floor
 }
 
 // waiting is what a step that failed waits for, with nothing wrong with its release.
@@ -66,11 +65,8 @@ func newManager(a *Agent, g *guard) (*manager, error) {
 func (m *manager) learn() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.frozen, m.issued = m.guard.frozen, m.guard.state.Issued
-	m.expires = map[trust.Role]time.Time{}
-	for _, role := range []trust.Role{trust.Root, trust.Timestamp, trust.Targets} {
-		m.expires[role] = m.guard.state.Expires(role)
-	}
+	m.state = m.guard.state // which replaces it, and changes nothing in it
+	m.frozen = m.guard.frozen
 	m.versions = versionsOf(m.guard.state)
 	if m.root = m.guard.state.Root; m.root == nil {
 		m.root = m.guard.root

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"dunlin.dev/dunlin/agent/internal/space"
 	"dunlin.dev/dunlin/agent/internal/store"
 	"dunlin.dev/dunlin/fleet/wire"
@@ -72,12 +70,12 @@ func stoppedStore(state string) wire.Finding {
 }
 
 func stoppedDisk(state string, keep space.Keep) wire.Finding {
-	var st unix.Statfs_t
-	if err := unix.Statfs(state, &st); err != nil {
-		return found("disk", fmt.Errorf("ask for free space of %s: %w", state, err), "", "make the folder, or mount what it is on")
+	room, err := roomUnder(state)
+	if err != nil {
+		return found("disk", err, "", "make the folder, or mount what it is on")
 	}
 	d := space.Disk{Keep: keep}
-	d.Look(space.Room{Total: int64(st.Blocks) * int64(st.Bsize), Free: int64(st.Bavail) * int64(st.Bsize)}) //nolint:unconvert // 32 bits wide on some boards
+	d.Look(room)
 	if d.Short {
 		return wire.Finding{Check: "disk", Level: wire.LevelFail, Detail: d.String(), Hint: "make room on the file system of " + state}
 	}

@@ -23,7 +23,7 @@ var errDeaf = errors.New("it reads nothing of what it is sent")
 
 // conn never blocks a writer: mochi holds a client's lock while it writes (v2.7.9, Client.WritePacket), and whoever publishes to that client
 // waits for the lock (NextPacketID), so one that reads nothing would hold them all up. What the socket doesn't take at once waits
-// here, for a goroutine that writes it; Pace has messages wait before that lock. A peer that takes nothing for writeTimeout is cut off.
+// here, for a goroutine that writes it; pace has messages wait before that lock. A peer that takes nothing for writeTimeout is cut off.
 type conn struct {
 	net.Conn
 	raw syscall.RawConn // nil: it has no descriptor
@@ -162,17 +162,17 @@ func (c *conn) wait() {
 // SetDeadline is called by mochi at each packet read; it must not touch a write that is under way.
 func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 
-// Pace is the hook of a server that has messages wait for their turn on each connection. Acknowledgements don't wait.
-type Pace struct{ mochi.HookBase }
+// pace has messages wait for their turn on each connection. Acknowledgements don't wait.
+type pace struct{ mochi.HookBase }
 
 // ID is mochi's name for the hook.
-func (*Pace) ID() string { return "pace" }
+func (*pace) ID() string { return "pace" }
 
 // Provides says what it hooks.
-func (*Pace) Provides(b byte) bool { return b == mochi.OnPacketEncode }
+func (*pace) Provides(b byte) bool { return b == mochi.OnPacketEncode }
 
 // OnPacketEncode is called before a packet is written, without a lock.
-func (*Pace) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packet {
+func (*pace) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packet {
 	if c, ok := cl.Net.Conn.(*conn); ok && pk.FixedHeader.Type == packets.Publish {
 		c.wait()
 	}

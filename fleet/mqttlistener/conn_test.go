@@ -29,22 +29,27 @@ func pair(t *testing.T) (*conn, net.Conn) {
 	return newConn(c), peer
 }
 
-func TestAWriterIsNotHeldUpByAPeerThatReadsNothing(t *testing.T) {
-	c, peer := pair(t)
-	part := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
-	sent := 0
-	for { // more than the socket takes: the rest waits here
+// fill c until more waits than the socket takes, and give how many parts that were.
+func fill(t *testing.T, c *conn, part []byte) (sent int) {
+	t.Helper()
+	for {
 		c.mu.Lock()
 		full := len(c.buf) >= waiting
 		c.mu.Unlock()
 		if full {
-			break
+			return sent
 		}
 		if _, err := c.Write(part); err != nil {
 			t.Fatal(err)
 		}
 		sent++
 	}
+}
+
+func TestAWriterIsNotHeldUpByAPeerThatReadsNothing(t *testing.T) {
+	c, peer := pair(t)
+	part := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
+	sent := fill(t, c, part)
 	waited := make(chan struct{})
 	go func() { c.wait(); close(waited) }()
 	select {
@@ -95,18 +100,7 @@ func TestAPeerThatAsksAndReadsNoAnswersIsCutOff(t *testing.T) {
 
 func TestAWaitEndsWithItsConnection(t *testing.T) {
 	c, _ := pair(t)
-	part := make([]byte, 1<<20)
-	for {
-		c.mu.Lock()
-		full := len(c.buf) >= waiting
-		c.mu.Unlock()
-		if full {
-			break
-		}
-		if _, err := c.Write(part); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fill(t, c, make([]byte, 1<<20))
 	waited := make(chan struct{})
 	go func() { c.wait(); close(waited) }()
 	c.Close()

@@ -33,7 +33,7 @@ type Listener struct {
 }
 
 // New takes l over, for as many connections at once; more are refused. id is the name of the listener in
-// server, which it is then added to. The server needs Pace too.
+// server, which it is then added to.
 func New(id string, l net.Listener, connections int, server *mochi.Server, log *slog.Logger) *Listener {
 	return &Listener{id: id, l: l, max: connections, server: server, log: log, open: map[net.Conn]struct{}{}, done: make(chan struct{})}
 }
@@ -47,8 +47,8 @@ func (l *Listener) Address() string { return l.l.Addr().String() }
 // Protocol below MQTT.
 func (l *Listener) Protocol() string { return "tcp" }
 
-// Init does nothing: the socket is open.
-func (l *Listener) Init(*slog.Logger) error { return nil }
+// Init is called when the listener is added to its server. The socket is open.
+func (l *Listener) Init(*slog.Logger) error { return l.server.AddHook(&pace{}, nil) }
 
 // Serve accepts connections until Close.
 func (l *Listener) Serve(establish listeners.EstablishFn) {

@@ -87,9 +87,6 @@ func New(cfg Config) (*Broker, error) {
 		Logger:                 log,
 		SysTopicResendInterval: int64(math.MaxInt32), // each stops the world to read memory statistics
 	})
-	if err := s.AddHook(&mqttlistener.Pace{}, nil); err != nil {
-		return nil, fmt.Errorf("start broker: %w", err)
-	}
 	if err := s.AddHook(&hook{handler: cfg.Handler, server: s, log: cfg.Log, current: map[string]session{}}, nil); err != nil {
 		return nil, fmt.Errorf("start broker: %w", err)
 	}

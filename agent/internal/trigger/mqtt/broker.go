@@ -153,9 +153,6 @@ func (b *Broker) serve(l net.Listener) (*mochi.Server, error) {
 		Logger:                 slog.New(atLeast{b.log.Handler(), slog.LevelError}),
 		SysTopicResendInterval: 1 << 31, // seconds: nobody asks
 	})
-	if err := server.AddHook(&mqttlistener.Pace{}, nil); err != nil {
-		return nil, err
-	}
 	if err := server.AddHook(&hook{broker: b, housekeep: housekeeping(server, b.log)}, nil); err != nil {
 		return nil, err
 	}
