@@ -62,13 +62,21 @@ func (l *Link) ask(ctx context.Context, get wire.Get, frames int, each func(wire
 	if err != nil {
 		return err
 	}
-	if err := l.publish(ctx, wire.ChannelGet, b); err != nil {
-		return err
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sent := make(chan error, 1) // its acknowledgement may come behind the answer, or not at all
+	go func() { sent <- l.publish(ctx, wire.ChannelGet, b) }()
 	idle := time.NewTimer(l.cfg.Silence)
 	defer idle.Stop()
+	idle.Stop() // from the acknowledgement on
 	for {
 		select {
+		case err := <-sent:
+			if err != nil {
+				return err
+			}
+			sent = nil
+			idle.Reset(l.cfg.Silence)
 		case f := <-x.frames:
 			if err := f.Err(); err != nil {
 				return err
@@ -77,7 +85,9 @@ func (l *Link) ask(ctx context.Context, get wire.Get, frames int, each func(wire
 			if done || err != nil {
 				return err
 			}
-			idle.Reset(l.cfg.Silence)
+			if sent == nil {
+				idle.Reset(l.cfg.Silence)
+			}
 		case err := <-x.failed:
 			return err
 		case <-idle.C:
